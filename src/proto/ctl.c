@@ -1,0 +1,356 @@
+/* ctl.c: see ctl.h. Encoding and decoding of every message, and its way through a socket. */
+#include "proto/ctl.h"
+
+#include "base/clock.h"
+#include "base/own.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define FD(x) (1u << CTL_FD_##x)
+
+/* What each type is called, which descriptors it must carry and which it may. */
+static const struct {
+    const char *name;
+    uint32_t must, may;
+} types[CTL_TYPES_END] = {
+    [CTL_BOOT] = {"BOOT", FD(KERNEL) | FD(VSOCK) | FD(LISTEN) | FD(CONSOLE), FD(INITRD) | FD(BASE) | FD(LAYER)},
+    [CTL_STARTED] = {"STARTED", FD(OWN_MEMORY), 0},
+    [CTL_TEMPLATE] = {"TEMPLATE", 0, 0},
+    [CTL_IMAGE] = {"IMAGE", FD(MEMORY) | FD(STATE), 0},
+    [CTL_LOAD] = {"LOAD", FD(MEMORY) | FD(STATE) | FD(LISTEN), FD(BASE) | FD(LAYER)},
+    [CTL_LOADED] = {"LOADED", FD(OWN_MEMORY), 0},
+    [CTL_SPAWN] = {"SPAWN", FD(CTL) | FD(VSOCK) | FD(LISTEN) | FD(CONSOLE), FD(LAYER) | FD(CGROUP)},
+    [CTL_SPAWNED] = {"SPAWNED", FD(PIDFD), 0},
+    [CTL_BORN] = {"BORN", FD(OWN_MEMORY), 0},
+    [CTL_GO] = {"GO", 0, 0},
+    [CTL_ADOPT] = {"ADOPT", 0, 0},
+    [CTL_ADOPTED] = {"ADOPTED", FD(OWN_MEMORY), FD(PIDFD)},
+    [CTL_QUIT] = {"QUIT", 0, 0},
+    [CTL_RESUME] = {"RESUME", 0, 0},
+    [CTL_RESUMED] = {"RESUMED", 0, 0},
+    [CTL_FAILED] = {"FAILED", 0, 0},
+    [CTL_DOORBELL] = {"DOORBELL", 0, 0},
+    [CTL_STALLED] = {"STALLED", 0, 0},
+    [CTL_ENDED] = {"ENDED", 0, 0},
+};
+
+const char *ctl_type_name(enum ctl_type type)
+{
+    return (unsigned)type < CTL_TYPES_END && types[type].name ? types[type].name : "unknown";
+}
+
+void ctl_message_init(struct ctl_message *m, enum ctl_type type, uint32_t request)
+{
+    memset(m, 0, sizeof *m);
+    m->type = type;
+    m->request = request;
+    for (int i = 0; i < CTL_FDS; i++)
+        m->fd[i] = -1;
+}
+
+void ctl_message_close(struct ctl_message *m)
+{
+    for (int i = 0; i < CTL_FDS; i++)
+        fd_close(&m->fd[i]);
+}
+
+static void pack_jail(struct pack *p, const struct ctl_jail *jail)
+{
+    pack_u32(p, jail->uid);
+    pack_u32(p, jail->gid);
+}
+
+static void pack_image(struct pack *p, const struct ctl_image *image)
+{
+    pack_u64(p, image->mem_bytes);
+    pack_u64(p, image->state_bytes);
+    pack_u64(p, image->data_bytes);
+    pack_u32(p, image->zero_count);
+    for (uint32_t i = 0; i < image->zero_count && i < CTL_ZERO_RANGES_MAX; i++) {
+        pack_u64(p, image->zero[i].offset);
+        pack_u64(p, image->zero[i].len);
+    }
+}
+
+static void pack_body(struct pack *p, const struct ctl_message *m)
+{
+    switch (m->type) {
+    case CTL_BOOT:
+        pack_str(p, m->boot.id);
+        pack_bytes(p, m->boot.secret, CTL_SECRET_LEN);
+        pack_jail(p, &m->boot.jail);
+        pack_u32(p, m->boot.mem_mib);
+        pack_u32(p, m->boot.vcpus);
+        pack_u8(p, m->boot.disk_read_only);
+        pack_str(p, m->boot.cmdline);
+        break;
+    case CTL_IMAGE:
+        pack_image(p, &m->image);
+        break;
+    case CTL_LOAD:
+        pack_str(p, m->load.id);
+        pack_bytes(p, m->load.secret, CTL_SECRET_LEN);
+        pack_jail(p, &m->load.jail);
+        pack_image(p, &m->load.image);
+        break;
+    case CTL_SPAWN:
+        pack_str(p, m->spawn.id);
+        pack_bytes(p, m->spawn.secret, CTL_SECRET_LEN);
+        break;
+    case CTL_STARTED:
+    case CTL_LOADED:
+    case CTL_SPAWNED:
+    case CTL_BORN:
+        pack_u32(p, m->pid.pid);
+        break;
+    case CTL_ADOPT:
+        pack_bytes(p, m->adopt.secret, CTL_SECRET_LEN);
+        break;
+    case CTL_ADOPTED:
+        pack_str(p, m->adopted.id);
+        pack_u32(p, m->adopted.pid);
+        pack_u8(p, m->adopted.role);
+        pack_u8(p, m->adopted.stalled);
+        break;
+    case CTL_FAILED:
+    case CTL_STALLED:
+        pack_u32(p, m->failed.code);
+        pack_str(p, m->failed.text);
+        break;
+    case CTL_DOORBELL:
+        pack_u32(p, m->doorbell.port);
+        break;
+    case CTL_ENDED:
+        pack_u8(p, m->ended.reason);
+        pack_str(p, m->ended.text);
+        break;
+    default:
+        break;
+    }
+}
+
+static void unpack_jail(struct unpack *u, struct ctl_jail *jail)
+{
+    jail->uid = unpack_u32(u);
+    jail->gid = unpack_u32(u);
+}
+
+/* Zero ranges are whole pages, sorted, apart, inside the memory. */
+static void unpack_image(struct unpack *u, struct ctl_image *image)
+{
+    image->mem_bytes = unpack_u64(u);
+    image->state_bytes = unpack_u64(u);
+    image->data_bytes = unpack_u64(u);
+    image->zero_count = unpack_u32(u);
+    if (image->zero_count > CTL_ZERO_RANGES_MAX)
+        u->bad = true;
+    uint64_t end = 0;
+    for (uint32_t i = 0; !u->bad && i < image->zero_count; i++) {
+        struct ctl_zero_range *z = &image->zero[i];
+        z->offset = unpack_u64(u);
+        z->len = unpack_u64(u);
+        if (z->offset < end || z->offset > image->mem_bytes || z->len > image->mem_bytes - z->offset || !z->len ||
+            (z->offset | z->len) & 4095)
+            u->bad = true;
+        end = z->offset + z->len;
+    }
+}
+
+static void unpack_body(struct unpack *u, struct ctl_message *m)
+{
+    switch (m->type) {
+    case CTL_BOOT:
+        unpack_str(u, m->boot.id, sizeof m->boot.id);
+        unpack_bytes(u, m->boot.secret, CTL_SECRET_LEN);
+        unpack_jail(u, &m->boot.jail);
+        m->boot.mem_mib = unpack_u32(u);
+        m->boot.vcpus = unpack_u32(u);
+        m->boot.disk_read_only = unpack_u8(u);
+        unpack_str(u, m->boot.cmdline, sizeof m->boot.cmdline);
+        break;
+    case CTL_IMAGE:
+        unpack_image(u, &m->image);
+        break;
+    case CTL_LOAD:
+        unpack_str(u, m->load.id, sizeof m->load.id);
+        unpack_bytes(u, m->load.secret, CTL_SECRET_LEN);
+        unpack_jail(u, &m->load.jail);
+        unpack_image(u, &m->load.image);
+        break;
+    case CTL_SPAWN:
+        unpack_str(u, m->spawn.id, sizeof m->spawn.id);
+        unpack_bytes(u, m->spawn.secret, CTL_SECRET_LEN);
+        break;
+    case CTL_STARTED:
+    case CTL_LOADED:
+    case CTL_SPAWNED:
+    case CTL_BORN:
+        m->pid.pid = unpack_u32(u);
+        break;
+    case CTL_ADOPT:
+        unpack_bytes(u, m->adopt.secret, CTL_SECRET_LEN);
+        break;
+    case CTL_ADOPTED:
+        unpack_str(u, m->adopted.id, sizeof m->adopted.id);
+        m->adopted.pid = unpack_u32(u);
+        m->adopted.role = unpack_u8(u);
+        m->adopted.stalled = unpack_u8(u);
+        break;
+    case CTL_FAILED:
+    case CTL_STALLED:
+        m->failed.code = unpack_u32(u);
+        unpack_str(u, m->failed.text, sizeof m->failed.text);
+        break;
+    case CTL_DOORBELL:
+        m->doorbell.port = unpack_u32(u);
+        break;
+    case CTL_ENDED:
+        m->ended.reason = unpack_u8(u);
+        unpack_str(u, m->ended.text, sizeof m->ended.text);
+        break;
+    default:
+        break;
+    }
+}
+
+int ctl_send(int sock, const struct ctl_message *m, struct err *err)
+{
+    uint8_t buf[CTL_MESSAGE_MAX];
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * CTL_FDS)];
+    } control = {0};
+    int fds[CTL_FDS];
+    unsigned count = 0;
+    uint32_t mask = 0;
+    for (int i = 0; i < CTL_FDS; i++) {
+        if (m->fd[i] < 0)
+            continue;
+        fds[count++] = m->fd[i];
+        mask |= 1u << i;
+    }
+    struct pack p = pack_into(buf, sizeof buf);
+    pack_u32(&p, CTL_MAGIC);
+    pack_u32(&p, CTL_VERSION);
+    pack_u32(&p, (uint32_t)m->type);
+    pack_u32(&p, m->request);
+    pack_u32(&p, mask);
+    pack_body(&p, m);
+    if (p.full)
+        return err_say(err, EMSGSIZE, "a %s message is too long", ctl_type_name(m->type));
+
+    struct iovec iov = {buf, p.len};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (count) {
+        msg.msg_control = control.bytes;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
+    }
+    ssize_t n;
+    do
+        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? err_set(err, errno, "send %s", ctl_type_name(m->type)) : 0;
+}
+
+/* Takes every descriptor out of a received message's control data; the surplus is closed. */
+static unsigned take_fds(struct msghdr *msg, int *fds, unsigned cap)
+{
+    unsigned count = 0;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < n; i++) {
+            int fd;
+            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+            if (count < cap)
+                fds[count++] = fd;
+            else
+                close(fd);
+        }
+    }
+    return count;
+}
+
+static int decode(struct ctl_message *m, const uint8_t *buf, size_t len, int *fds, unsigned count)
+{
+    struct unpack u = unpack_from(buf, len);
+    uint32_t magic = unpack_u32(&u), version = unpack_u32(&u), type = unpack_u32(&u), request = unpack_u32(&u),
+             mask = unpack_u32(&u);
+    bool good = !u.bad && magic == CTL_MAGIC && version == CTL_VERSION && type < CTL_TYPES_END && types[type].name &&
+                mask < 1u << CTL_FDS && (unsigned)__builtin_popcount(mask) == count &&
+                (mask & types[type].must) == types[type].must && !(mask & ~(types[type].must | types[type].may));
+    if (!good)
+        return -EPROTO;
+    ctl_message_init(m, (enum ctl_type)type, request);
+    unpack_body(&u, m);
+    if (!unpack_done(&u))
+        return -EPROTO;
+    unsigned next = 0;
+    for (int i = 0; i < CTL_FDS; i++)
+        if (mask & 1u << i)
+            m->fd[i] = fds[next++];
+    return 0;
+}
+
+int ctl_recv(int sock, struct ctl_message *m, struct err *err)
+{
+    uint8_t buf[CTL_MESSAGE_MAX];
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int) * CTL_FDS)];
+    } control;
+    struct iovec iov = {buf, sizeof buf};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control};
+    ssize_t n;
+    do
+        n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return err_set(err, errno, "receive a control message");
+    int fds[CTL_FDS];
+    unsigned count = take_fds(&msg, fds, CTL_FDS);
+    if (n == 0 && count == 0)
+        return 0;
+    int rc = -EPROTO;
+    if (!(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
+        rc = decode(m, buf, (size_t)n, fds, count);
+    if (rc == 0)
+        return 1;
+    for (unsigned i = 0; i < count; i++)
+        close(fds[i]);
+    return err_say(err, EPROTO, "a control message is malformed");
+}
+
+int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct err *err)
+{
+    for (;;) {
+        struct pollfd p = {.fd = sock, .events = POLLIN};
+        int n = poll(&p, 1, clock_ms_until(deadline_ns));
+        if (n > 0)
+            return ctl_recv(sock, m, err);
+        if (n < 0 && errno != EINTR)
+            return err_set(err, errno, "wait for a control message");
+        if (n == 0 && clock_monotonic_ns() >= deadline_ns)
+            return err_say(err, ETIMEDOUT, "no control message came in time");
+    }
+}
+
+int ctl_send_failed(int sock, uint32_t request, const struct err *why, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_FAILED, request);
+    m.failed.code = (uint32_t)why->code;
+    memcpy(m.failed.text, why->text, sizeof m.failed.text);
+    m.failed.text[sizeof m.failed.text - 1] = 0;
+    return ctl_send(sock, &m, err);
+}

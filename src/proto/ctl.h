@@ -1,0 +1,207 @@
+/* ctl.h: the messages between forkd-controller and its VMM processes.
+ *
+ * Theory of operation. Every VMM process (parent, template, sandbox) has one SEQPACKET socket to the
+ * controller. One message is one packet: a fixed header (magic, version, type, request id, descriptor mask),
+ * a body packed by hand, and descriptors (SCM_RIGHTS) in the order of `enum ctl_fd`, those whose bit is set
+ * in the mask. The controller asks with a request id of its own choosing; the reply repeats it. Events carry
+ * request id 0.
+ *
+ * The life of a tree:
+ *
+ *   controller               parent (forkd-vmm)            template (forkd-vmm)        sandbox (fork of it)
+ *     BOOT  ----------------->  boots a guest
+ *           <---------------- STARTED (OWN_MEMORY)
+ *           <---------------- DOORBELL (the agent is up)
+ *     (warms the guest up through its vsock)
+ *     TEMPLATE -------------->  parks, saves, seals
+ *           <---------------- IMAGE (MEMORY, STATE), ends
+ *     LOAD  ----------------------------------------------->  maps the image
+ *           <---------------------------------------------- LOADED (OWN_MEMORY)
+ *     SPAWN (CTL, LAYER, VSOCK, LISTEN, CONSOLE, CGROUP) --->  clone3
+ *           <---------------------------------------------- SPAWNED (PIDFD)
+ *           <------------------------------------------------------------------------- BORN (OWN_MEMORY)
+ *     GO    ------------------------------------------------------------------------->  runs
+ *           <------------------------------------------------------------------------- DOORBELL, ENDED, ...
+ *
+ * A sandbox whose control socket closes before GO ends. After GO it outlives its controller: a new controller
+ * connects to the listening socket the VMM holds (LISTEN), sends ADOPT with the secret given at birth, and
+ * the accepted socket becomes the control socket. A parent ends with its controller (it is nobody's yet);
+ * a template, like a sandbox, waits to be adopted.
+ *
+ * A VMM answers a request it cannot do with FAILED: an errno value and a sentence. Bodies are validated on
+ * both sides; the receiver of a malformed message closes the socket. */
+#ifndef FORKD_PROTO_CTL_H
+#define FORKD_PROTO_CTL_H
+
+#include "base/err.h"
+#include "base/pack.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    CTL_MAGIC = 0x6c74636b, /* "kctl" */
+    CTL_VERSION = 1,
+    CTL_MESSAGE_MAX = 8 * 1024,
+    CTL_ID_MAX = 64, /* bytes of a sandbox or template id, terminator included */
+    CTL_SECRET_LEN = 32,
+    CTL_CMDLINE_MAX = 2048, /* terminator included */
+    CTL_TEXT_MAX = 480,
+    CTL_ZERO_RANGES_MAX = 128,
+};
+
+enum ctl_type {
+    CTL_BOOT = 1, /* body: ctl_boot; KERNEL, [INITRD], [BASE], [LAYER], VSOCK, LISTEN, CONSOLE */
+    CTL_STARTED,  /* body: ctl_pid; OWN_MEMORY. The guest's CPUs run. */
+    CTL_TEMPLATE, /* no body: park, save, seal, hand over, end */
+    CTL_IMAGE,    /* body: ctl_image; MEMORY (sealed), STATE */
+    CTL_LOAD,     /* body: ctl_load; MEMORY, STATE, [BASE], [LAYER] (frozen, of the parent), LISTEN */
+    CTL_LOADED,   /* body: ctl_pid; OWN_MEMORY */
+    CTL_SPAWN,    /* body: ctl_spawn; CTL, [LAYER] (fresh), VSOCK, LISTEN, CONSOLE, [CGROUP] (directory) */
+    CTL_SPAWNED,  /* body: ctl_pid; PIDFD */
+    CTL_BORN,     /* body: ctl_pid; OWN_MEMORY. On the sandbox's own socket. */
+    CTL_GO,       /* no body, no reply */
+    CTL_ADOPT,    /* body: ctl_adopt; on a fresh connection to LISTEN */
+    CTL_ADOPTED,  /* body: ctl_adopted; OWN_MEMORY, PIDFD where the VMM can make one */
+    CTL_QUIT,     /* no body; the process ends, its socket's end is the reply */
+    CTL_RESUME,   /* no body: run on after CTL_STALLED */
+    CTL_RESUMED,  /* no body */
+    CTL_FAILED,   /* body: ctl_failed */
+    CTL_DOORBELL, /* event; body: ctl_doorbell */
+    CTL_STALLED,  /* event; body: ctl_failed: the disk is full, the VM waits for RESUME */
+    CTL_ENDED,    /* event; body: ctl_ended; the process ends after it */
+    CTL_TYPES_END
+};
+
+/* Descriptors of a message, in this order. */
+enum ctl_fd {
+    CTL_FD_KERNEL,  /* read-only */
+    CTL_FD_INITRD,  /* read-only */
+    CTL_FD_BASE,    /* disk image, read-only; a file or a block device */
+    CTL_FD_LAYER,   /* an empty regular file of its own, read-write; or, in LOAD, the parent's, read-only */
+    CTL_FD_VSOCK,   /* listening SOCK_STREAM socket: clients write "CONNECT <port>\n" */
+    CTL_FD_LISTEN,  /* listening SOCK_SEQPACKET socket for a later controller */
+    CTL_FD_CONSOLE, /* regular file, read-write: the bounded console log */
+    CTL_FD_CTL,     /* the sandbox's control socket, SOCK_SEQPACKET */
+    CTL_FD_CGROUP,  /* directory of a cgroup v2 */
+    CTL_FD_MEMORY,  /* memfd: guest memory, page n at offset n * 4096 */
+    CTL_FD_STATE,   /* memfd: the state file */
+    CTL_FD_PIDFD,
+    CTL_FD_OWN_MEMORY, /* /proc/PID/mem of the sender, read-only */
+    CTL_FDS
+};
+
+struct ctl_jail {
+    uint32_t uid, gid; /* UINT32_MAX: stay who we are */
+};
+
+struct ctl_boot {
+    char id[CTL_ID_MAX];
+    uint8_t secret[CTL_SECRET_LEN];
+    struct ctl_jail jail;
+    uint32_t mem_mib, vcpus;
+    uint8_t disk_read_only;
+    char cmdline[CTL_CMDLINE_MAX];
+};
+
+struct ctl_zero_range {
+    uint64_t offset, len; /* RAM offsets, whole pages */
+};
+
+struct ctl_image {
+    uint64_t mem_bytes;   /* length of MEMORY */
+    uint64_t state_bytes; /* length of STATE */
+    uint64_t data_bytes;  /* memory that is not zero */
+    uint32_t zero_count;  /* ranges to map anonymously, sorted, apart from each other */
+    struct ctl_zero_range zero[CTL_ZERO_RANGES_MAX];
+};
+
+struct ctl_load {
+    char id[CTL_ID_MAX];
+    uint8_t secret[CTL_SECRET_LEN];
+    struct ctl_jail jail;
+    struct ctl_image image;
+};
+
+struct ctl_spawn {
+    char id[CTL_ID_MAX];
+    uint8_t secret[CTL_SECRET_LEN];
+};
+
+struct ctl_pid {
+    uint32_t pid; /* as the sender sees itself, or its child: the host's pid namespace */
+};
+
+struct ctl_adopt {
+    uint8_t secret[CTL_SECRET_LEN];
+};
+
+enum ctl_role { CTL_ROLE_PARENT = 1, CTL_ROLE_TEMPLATE, CTL_ROLE_SANDBOX };
+
+struct ctl_adopted {
+    char id[CTL_ID_MAX];
+    uint32_t pid;
+    uint8_t role; /* enum ctl_role */
+    uint8_t stalled;
+};
+
+struct ctl_failed {
+    uint32_t code; /* errno value */
+    char text[CTL_TEXT_MAX];
+};
+
+struct ctl_doorbell {
+    uint32_t port;
+};
+
+enum ctl_end {
+    CTL_END_POWEROFF = 1, /* the guest wrote the ACPI sleep register */
+    CTL_END_RESET,        /* the guest asked for a reset: reboot, or panic with panic=1 */
+    CTL_END_CRASH,        /* triple fault, or KVM gave up on it */
+    CTL_END_QUIT,         /* asked to */
+    CTL_END_FAILED        /* the VMM itself failed: text says how */
+};
+
+struct ctl_ended {
+    uint8_t reason; /* enum ctl_end */
+    char text[CTL_TEXT_MAX];
+};
+
+/* One message, decoded. Descriptors that are absent are -1; those present belong to the receiver. */
+struct ctl_message {
+    enum ctl_type type;
+    uint32_t request;
+    int fd[CTL_FDS];
+    union {
+        struct ctl_boot boot;
+        struct ctl_image image;
+        struct ctl_load load;
+        struct ctl_spawn spawn;
+        struct ctl_pid pid;
+        struct ctl_adopt adopt;
+        struct ctl_adopted adopted;
+        struct ctl_failed failed;
+        struct ctl_doorbell doorbell;
+        struct ctl_ended ended;
+    };
+};
+
+/* A message of `type` without body or descriptors. */
+void ctl_message_init(struct ctl_message *m, enum ctl_type type, uint32_t request);
+/* Closes the descriptors that are still there; steal_fd(&m->fd[...]) takes one out. */
+void ctl_message_close(struct ctl_message *m);
+/* The name of a type, for messages ("SPAWN"), never NULL. */
+const char *ctl_type_name(enum ctl_type type);
+
+/* Sends a message; its descriptors stay the caller's. Never raises SIGPIPE. */
+int ctl_send(int sock, const struct ctl_message *m, struct err *err);
+/* Receives one: 1, or 0 at end of file, or a negative errno (-EAGAIN when the socket is non-blocking and there
+ * is none; -EPROTO for a message that is malformed or carries other descriptors than its type may). */
+int ctl_recv(int sock, struct ctl_message *m, struct err *err);
+/* The same, waiting until a monotonic deadline: -ETIMEDOUT past it. */
+int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct err *err);
+
+/* FAILED with the error's code and sentence. */
+int ctl_send_failed(int sock, uint32_t request, const struct err *why, struct err *err);
+
+#endif
