@@ -4,8 +4,13 @@
  * Theory of operation. A device is a `struct virtio_kind`: the same functions in the same order for each.
  * The transport keeps status, features, queues and the interrupt status, and calls the kind. Register accesses
  * come from vCPU threads, everything else from the machine's loop thread; both hold the machine's device lock,
- * so a device never sees two calls at once. A QueueNotify only marks the queue and wakes the loop: queues are
- * served on the loop thread.
+ * so a device never sees two calls at once: the machine takes it around every call here, and a device's own
+ * loop sources take it themselves. A QueueNotify only marks the queue and wakes the loop: queues are served on
+ * the loop thread.
+ *
+ * A device's life has two halves. Its state is plain memory: a template process holds it, forks, and parent and
+ * child both have it. The resources of the host it works with (descriptors, threads) are attached after that:
+ * NAME_init() makes the plain state, NAME_attach() gives it a host, NAME_detach() takes that away again.
  *
  * States (the driver's status bits):
  *   reset        no queue is ready; config may be read
@@ -20,6 +25,7 @@
 #include "base/pack.h"
 #include "mem/virtq.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -32,12 +38,12 @@ struct virtio_kind {
     uint32_t id;       /* virtio device ID */
     uint64_t features; /* offered besides VIRTIO_F_VERSION_1 */
     unsigned queues;
-    /* Reads `len` bytes of device configuration at `at` (in range of 4 KiB; beyond the end: zeros). */
+    /* Reads `len` bytes of device configuration at `at`, at most 8 (beyond the end: zeros). */
     void (*config)(struct virtio_dev *dev, uint32_t at, void *into, uint32_t len);
     /* Serves a queue the driver notified. */
     void (*notify)(struct virtio_dev *dev, unsigned queue);
-    /* The driver reset the device, or it starts: forget requests and connections. Requests that a worker
-     * holds complete into nothing. */
+    /* The driver reset the device, or it starts: forget requests and connections. When this returns, nothing
+     * of the device writes to guest memory any more. */
     void (*reset)(struct virtio_dev *dev);
     /* State of the device's own, requests in flight included; the transport saves its part itself. */
     void (*save)(struct virtio_dev *dev, struct pack *p);
@@ -51,6 +57,7 @@ struct virtio_dev {
     struct gmem *gmem;
     void (*raise)(struct virtio_dev *dev); /* makes an edge on the device's interrupt line */
     void (*wake)(struct virtio_dev *dev);  /* has the loop call virtio_serve(); from a vCPU thread */
+    pthread_mutex_t *lock;                 /* the machine's device lock; NULL where there is one thread only */
     void *owner;                           /* the machine's, for raise and wake */
 
     uint32_t status, interrupt_status, config_generation;
@@ -58,9 +65,10 @@ struct virtio_dev {
     uint64_t driver_features;
     struct virtq queue[VIRTIO_QUEUES_MAX];
     uint32_t notified; /* queues notified and not yet served, one bit each */
+    uint32_t breaks;   /* times the guest lied, so that it cannot fill the log */
 };
 
-/* `kind` and `gmem` stay valid for the device's life; raise, wake and owner are set by the machine after. */
+/* `kind` and `gmem` stay valid for the device's life; raise, wake, lock and owner are set by the machine after. */
 void virtio_init(struct virtio_dev *dev, const struct virtio_kind *kind, struct gmem *gmem);
 
 /* Register accesses of the guest: 1, 2, 4 or 8 bytes at `at` of the device's window. Wrong widths and unknown
@@ -68,8 +76,26 @@ void virtio_init(struct virtio_dev *dev, const struct virtio_kind *kind, struct 
 void virtio_mmio_read(struct virtio_dev *dev, uint32_t at, void *into, uint32_t len);
 void virtio_mmio_write(struct virtio_dev *dev, uint32_t at, const void *from, uint32_t len);
 
+/* What a QueueNotify does, for an ioeventfd: marks the queue. The caller sees to it that virtio_serve() follows. */
+void virtio_notify(struct virtio_dev *dev, unsigned queue);
+/* A device has more to do for a queue than it does at once: marks the queue and wakes the loop. */
+void virtio_again(struct virtio_dev *dev, unsigned queue);
+
 /* Serves the queues that were notified. On the loop thread. */
 void virtio_serve(struct virtio_dev *dev);
+
+/* Around what a device's own loop sources do. */
+static inline void virtio_lock(struct virtio_dev *dev)
+{
+    if (dev->lock)
+        pthread_mutex_lock(dev->lock);
+}
+
+static inline void virtio_unlock(struct virtio_dev *dev)
+{
+    if (dev->lock)
+        pthread_mutex_unlock(dev->lock);
+}
 
 /* The driver is up and the device may use its queues. */
 bool virtio_is_running(const struct virtio_dev *dev);
@@ -81,7 +107,7 @@ void virtio_interrupt(struct virtio_dev *dev, unsigned queue);
 /* Transport and device. The loaded state is validated; it may come from a hostile file. */
 void virtio_save(struct virtio_dev *dev, struct pack *p);
 int virtio_load(struct virtio_dev *dev, struct unpack *u, struct err *err);
-/* After a restore, before the guest's CPUs run: an interrupt is raised again for whatever the driver may not
+/* After a restore and attach, before the guest's CPUs run: an interrupt is raised again for whatever the driver may not
  * have seen (in spite of suppression), requests in flight are done again, and every queue is served once. */
 void virtio_resume(struct virtio_dev *dev);
 

@@ -50,15 +50,16 @@ struct virtq_chain {
 int virtq_enable(struct virtq *vq, const struct gmem *gmem);
 void virtq_reset(struct virtq *vq);
 
-/* 1: a chain was taken; 0: the ring is empty; -EINVAL: the guest lies (invariant 2). */
+/* 1: a chain was taken; 0: the ring is empty or not ready; -EINVAL: the guest lies (invariant 2). */
 int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *chain);
 /* The chain of a head that was popped in an earlier life; 0 or -EINVAL. */
-int virtq_walk(struct virtq *vq, const struct gmem *gmem, uint16_t head, struct virtq_chain *chain);
-/* Returns a chain to the driver with `len` bytes written into its writable segments. */
+int virtq_walk(const struct virtq *vq, const struct gmem *gmem, uint16_t head, struct virtq_chain *chain);
+/* Returns a chain to the driver with `len` bytes written into its writable segments. A queue that is not ready,
+ * or broken, takes nothing. */
 void virtq_push(struct virtq *vq, struct gmem *gmem, uint16_t head, uint32_t len);
 /* Whether the driver wants an interrupt for what was pushed (VIRTQ_AVAIL_F_NO_INTERRUPT). */
 bool virtq_wants_interrupt(const struct virtq *vq, const struct gmem *gmem);
-/* Whether there are used entries at all: after a restore the interrupt is raised again then. */
+/* Whether a chain waits to be taken. */
 bool virtq_has_avail(const struct virtq *vq, const struct gmem *gmem);
 
 /* Copies between a chain and a buffer, from byte `at` of its readable or writable part; returns bytes copied. */
