@@ -110,27 +110,13 @@ static int wait_ms(const struct loop *loop)
     return clock_ms_until(list_entry(loop->timers.next, struct loop_timer, link)->at_ns);
 }
 
-/* The number of events, or a negative errno. */
-static int wait_unlocked(struct loop *loop)
-{
-    int ms = wait_ms(loop);
-    if (loop->unlock)
-        loop->unlock(loop);
-    int n = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, ms);
-    if (n < 0)
-        n = -errno;
-    if (loop->lock)
-        loop->lock(loop);
-    return n;
-}
-
 int loop_run(struct loop *loop, struct err *err)
 {
     loop->stopped = false;
     while (!loop->stopped) {
-        int n = wait_unlocked(loop);
-        if (n < 0 && n != -EINTR)
-            return err_set(err, -n, "epoll_wait");
+        int n = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, wait_ms(loop));
+        if (n < 0 && errno != EINTR)
+            return err_set(err, errno, "epoll_wait");
         loop->batch_len = n > 0 ? n : 0;
         for (int i = 0; i < loop->batch_len && !loop->stopped; i++) {
             struct loop_source *source = loop->batch[i].data.ptr;

@@ -7,9 +7,7 @@
  * Invariants.
  * 1. A source is in the loop exactly while its fd is not -1 in `struct loop_source`.
  * 2. A source removed while a batch of events is being delivered is never called again in that batch.
- * 3. A timer fires at most once per loop_timer_set(); its function may set it again.
- * 4. With `lock` and `unlock` set, every function of the owner's is called with that lock held: it is free
- *    only while the loop waits. That is how a machine's loop and its vCPU threads share devices. */
+ * 3. A timer fires at most once per loop_timer_set(); its function may set it again. */
 #ifndef FORKD_SYS_LOOP_H
 #define FORKD_SYS_LOOP_H
 
@@ -37,8 +35,6 @@ struct loop {
     int epoll_fd, wake_fd;
     bool stopped;
     void (*on_wake)(struct loop *loop); /* called on the loop's thread after loop_wake(); may be NULL */
-    void (*lock)(struct loop *loop);    /* may be NULL, then `unlock` is too */
-    void (*unlock)(struct loop *loop);
     struct loop_source wake;
     struct list timers; /* sorted by deadline */
     struct epoll_event batch[LOOP_BATCH];
@@ -63,8 +59,7 @@ void loop_remove(struct loop *loop, struct loop_source *source);
 void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns);
 void loop_timer_clear(struct loop_timer *timer);
 
-/* Delivers events until loop_stop() is called on this thread. The caller holds the lock, if there is one, and
- * holds it again afterwards. */
+/* Delivers events until loop_stop() is called on this thread. */
 int loop_run(struct loop *loop, struct err *err);
 void loop_stop(struct loop *loop);
 
