@@ -31,8 +31,8 @@ FOLDERS = {'/dev': 0o755, '/etc': 0o755, '/etc/forkd': 0o755, '/etc/forkd/fork.d
            '/root': 0o700, '/run': 0o755, '/sys': 0o555, '/tmp': 0o1777, '/usr': 0o755, '/usr/lib': 0o755,
            '/usr/lib/forkd': 0o755}
 # Files that belong to one machine: what the building machine left in them is replaced.
-IDENTITY = {'etc/hostname': 'forkd\n', 'etc/hosts': '127.0.0.1 localhost\n::1 localhost ip6-localhost\n',
-            'etc/machine-id': '', 'etc/resolv.conf': ''}
+IDENTITY = {'/etc/hostname': 'forkd\n', '/etc/hosts': '127.0.0.1 localhost\n::1 localhost ip6-localhost\n',
+            '/etc/machine-id': '', '/etc/resolv.conf': ''}
 LEFTOVERS = ('/var/lib/apt/lists/*', '/var/cache/apt/*', '/var/cache/ldconfig/*', '/var/cache/debconf/*-old',
              '/var/lib/dpkg/*-old', '/var/log/*.log', '/var/log/apt/*', '/tmp/*')
 # So that the same input gives the same image.
@@ -58,6 +58,9 @@ class Superblock:
         high, = struct.unpack_from('<I', raw, 0x158)
         log_block_size, = struct.unpack_from('<I', raw, 0x18)
         self.free_bytes = (low | (high << 32 if incompat & 0x80 else 0)) << (10 + min(log_block_size, 6))
+        inodes, = struct.unpack_from('<I', raw, 0x00)
+        free_inodes, = struct.unpack_from('<I', raw, 0x10)
+        self.used_inodes = inodes - free_inodes
         self.label = raw[0x78:0x88].split(b'\0', 1)[0].decode(errors='replace')
 
 
@@ -119,14 +122,6 @@ def agent_add(image, agent):
     run(['e2fsck', '-fn', image], f'check {image}', env=TIME)
 
 
-def _write_new(path, text):
-    """Replaces a file, and never writes through a link: inside the tree links lead out of it."""
-    if os.path.lexists(path):
-        os.unlink(path)
-    with open(path, 'x', encoding='utf-8') as file:
-        file.write(text)
-
-
 def _remove_matches(tree, patterns):
     for pattern in patterns:
         for path in glob.glob(glob.escape(tree) + pattern, recursive=True):
@@ -139,12 +134,29 @@ def _remove_matches(tree, patterns):
 
 
 def _tree_tidy(tree, remove):
-    for path, text in IDENTITY.items():
-        _write_new(os.path.join(tree, path), text)
-    _remove_matches(tree, [*LEFTOVERS, *remove])
+    """Everything new is made before anything is removed: fakeroot would take the inode of a removed file, used
+    again, for that file. A rename replaces a link where writing would follow it, out of the tree.
+    """
     for path, mode in FOLDERS.items():
         os.makedirs(tree + path, exist_ok=True)
         os.chmod(tree + path, mode)
+    for path, text in IDENTITY.items():
+        with open(tree + path + '.forkd', 'x', encoding='utf-8') as file:
+            file.write(text)
+        os.chmod(tree + path + '.forkd', 0o644)
+    for path in IDENTITY:
+        os.rename(tree + path + '.forkd', tree + path)
+    _remove_matches(tree, [*LEFTOVERS, *remove])
+    _times_clamp(tree)
+
+
+def _times_clamp(tree):
+    """No modification later than EPOCH: what was changed here must not tell when."""
+    epoch = int(EPOCH)
+    for folder, folders, files in os.walk(tree, topdown=False):
+        for path in [os.path.join(folder, name) for name in files + folders] + [folder]:
+            if os.lstat(path).st_mtime > epoch:
+                os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
 def _tree_measure(tree):
@@ -158,6 +170,17 @@ def _tree_measure(tree):
                 seen.add(status.st_ino)
                 total += -(-status.st_size // BLOCK) * BLOCK
     return total, len(seen) + sum(len(folders) for _, folders, _ in os.walk(tree)) + 1
+
+
+def _times_settle(image, work):
+    """mke2fs takes the times of access and change from the tree, where nobody can set them: sets them here.
+
+    In a filesystem just made the inodes in use are the lowest ones; 11 is the first that is not reserved.
+    """
+    with open(os.path.join(work, 'times'), 'w', encoding='ascii') as file:
+        for inode in range(11, Superblock(image).used_inodes + 1):
+            file.write(''.join(f'set_inode_field <{inode}> {field} @{EPOCH}\n' for field in ('atime', 'ctime')))
+    run(['debugfs', '-w', '-f', os.path.join(work, 'times'), image], f'write to {image}', env=TIME)
 
 
 def ext4_make(tar, image, conf, key, work, keep_fds):
@@ -181,3 +204,4 @@ def ext4_make(tar, image, conf, key, work, keep_fds):
          f'{-(-size // MIB)}M'],
         f'make {image}', env=TIME, keep_fds=keep_fds, announce=f'{conf.name}: making the root filesystem')
     shutil.rmtree(tree)
+    _times_settle(image, work)
