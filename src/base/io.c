@@ -1,4 +1,9 @@
-/* io.c: see io.h. */
+/* io.c: see io.h.
+ *
+ * SECCOMP: read - sockets, eventfds, memory of a source
+ * SECCOMP: write - sockets, eventfds, pipes
+ * SECCOMP: pread64 - disks, images
+ * SECCOMP: pwrite64 - disks, images */
 #include "base/io.h"
 
 #include "base/own.h"

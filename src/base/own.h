@@ -1,5 +1,7 @@
 /* own.h: resources that are released when their scope ends.
  *
+ * SECCOMP: close - whatever was opened, or came with a message
+ *
  * Declare them empty (`own_fd int fd = -1;`), fill them, and hand them on with steal_fd or steal_ptr.
  * A function uses these or a goto ladder, not both. */
 #ifndef FORKD_BASE_OWN_H

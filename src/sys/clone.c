@@ -2,6 +2,7 @@
  *
  * SECCOMP: clone3 - a template forks a sandbox; glibc makes threads
  * SECCOMP: clone - threads, and forks where a kernel has no clone3
+ * SECCOMP: pipe2 - holds such a child back until it is in its cgroup
  * SECCOMP: prctl[a0 == PR_GET_TID_ADDRESS] - where glibc keeps the thread id of a forked child
  * SECCOMP: pidfd_open - the pidfd of a child forked without clone3
  * SECCOMP: wait4 - a child that could not enter its cgroup is collected */

@@ -1,4 +1,9 @@
-/* loop.c: see loop.h. */
+/* loop.c: see loop.h.
+ *
+ * SECCOMP: epoll_create1 - a forked sandbox makes a loop of its own
+ * SECCOMP: epoll_ctl - sources come and go
+ * SECCOMP: epoll_wait - the loop waits
+ * SECCOMP: eventfd2 - the loop's wake-up, and those of devices */
 #include "sys/loop.h"
 
 #include "base/clock.h"
