@@ -1,0 +1,242 @@
+"""The host's side of src/proto/agent.h in Python, and an agent to talk to on a Unix socket.
+
+Standard library only. Every wait has a limit; none of them is a fixed sleep.
+"""
+import contextlib
+import os
+import select
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+
+VERSION = 1
+PING, EXEC, EVAL, WARM, IDENTITY, SETTLE, RUN_READY, SHUTDOWN, STDIN = range(1, 10)
+PONG, EXIT, EVALUATED, WARMED, IDENTIFIED, SETTLED, STOPPING, STDOUT, STDERR, REFUSED = range(0x81, 0x8B)
+EXITED, SIGNALLED, NOT_FOUND, TIMED_OUT, CANNOT_START = range(5)
+MALFORMED, BUSY, FAILED = range(3)
+FRAME_MAX = 1 << 20
+EVAL_TEXT_MAX = 192 << 10
+PATIENCE = 60  # seconds until a test gives up waiting for what must come
+
+
+def u32(n):
+    return struct.pack("<I", n & 0xFFFFFFFF)
+
+
+def blob(data):
+    if isinstance(data, str):
+        data = data.encode()
+    return u32(len(data)) + data
+
+
+def strings(items):
+    return u32(len(items)) + b"".join(blob(i) for i in items)
+
+
+def frame(kind, body=b"", version=VERSION):
+    return u32(len(body) + 2) + bytes((version, kind)) + body
+
+
+def exec_frame(argv, env=(), cwd="", timeout_ms=0, limit=1 << 20, stdin=b"", stream=False):
+    return frame(EXEC, strings(argv) + strings(env) + blob(cwd) + u32(timeout_ms) + u32(limit) +
+                 bytes((stream,)) + blob(stdin))
+
+
+def eval_frame(code, timeout_ms=0):
+    return frame(EVAL, blob(code) + u32(timeout_ms))
+
+
+def warm_frame(modules=(), code="", timeout_ms=0):
+    return frame(WARM, strings(modules) + blob(code) + u32(timeout_ms))
+
+
+def identity_frame(hostname="fork-1", id="sb_1", token=b"secret", entropy=b"e" * 64, realtime_ns=1, env=()):
+    return frame(IDENTITY, blob(entropy) + struct.pack("<Q", realtime_ns) + blob(hostname) + blob(id) + blob(token) +
+                 strings(env))
+
+
+def ready_frame(command, timeout_ms=0):
+    return frame(RUN_READY, blob(command) + u32(timeout_ms))
+
+
+class Fields:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        assert self.at + n <= len(self.data), "short message"
+        self.at += n
+        return self.data[self.at - n:self.at]
+
+    def u8(self):
+        return self.take(1)[0]
+
+    def i32(self):
+        return struct.unpack("<i", self.take(4))[0]
+
+    def u32(self):
+        return struct.unpack("<I", self.take(4))[0]
+
+    def u64(self):
+        return struct.unpack("<Q", self.take(8))[0]
+
+    def blob(self):
+        return self.take(self.u32())
+
+    def str(self):
+        return self.blob().decode()
+
+    def end(self):
+        assert self.at == len(self.data), "bytes left over"
+
+
+class Answer:
+    """What came: STDOUT and STDERR joined, and the last frame with its fields."""
+
+    def __init__(self):
+        self.kind, self.stdout, self.stderr = None, b"", b""
+
+    def take(self, kind, body):
+        if kind == STDOUT:
+            self.stdout += body
+            return
+        if kind == STDERR:
+            self.stderr += body
+            return
+        assert self.kind is None, "two last frames"
+        self.kind, f = kind, Fields(body)
+        if kind == PONG:
+            self.version, self.pid, self.lang, self.ready = f.str(), f.u32(), f.str(), f.u8()
+            self.numpy, self.hostname, self.uptime = f.str(), f.str(), f.u64()
+        elif kind == EXIT:
+            self.how, self.code, self.reason = f.u8(), f.i32(), f.str()
+            self.stdout_cut, self.stdout_total, self.stderr_cut, self.stderr_total = f.u8(), f.u64(), f.u8(), f.u64()
+        elif kind == EVALUATED:
+            has, result = f.u8(), f.str()
+            self.result = result if has else None
+            has, error = f.u8(), f.str()
+            self.error = error if has else None
+            self.stdout, self.stderr, self.code = f.blob(), f.blob(), f.i32()
+            self.result_cut, self.error_cut, self.stdout_cut, self.stderr_cut, self.timed_out = f.take(5)
+        elif kind in (WARMED, IDENTIFIED):
+            self.ok, self.error = f.u8(), f.str()
+        elif kind == REFUSED:
+            self.why, self.reason = f.u8(), f.str()
+        f.end()
+
+
+class Conn:
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(path)
+        self.data = b""
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def half_close(self):
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def frame(self):
+        """The next frame as (type, body), or None at the end."""
+        while True:
+            if len(self.data) >= 4:
+                size = 4 + struct.unpack("<I", self.data[:4])[0]
+                assert 6 <= size <= FRAME_MAX + 4
+                if len(self.data) >= size:
+                    whole, self.data = self.data[:size], self.data[size:]
+                    assert whole[4] == VERSION
+                    return whole[5], whole[6:]
+            piece = self.sock.recv(1 << 16)
+            if not piece:
+                assert not self.data, "half a frame"
+                return None
+            self.data += piece
+
+    def answer(self):
+        answer = Answer()
+        while (f := self.frame()) is not None:
+            answer.take(*f)
+        return answer
+
+    def close(self):
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Agent:
+    """A running agent below a test root of its own."""
+
+    def __init__(self, program, *args, env=None):
+        self.dir = tempfile.TemporaryDirectory(prefix="forkd-agent-")
+        self.root = os.path.join(self.dir.name, "root")
+        for sub in ("run", "etc/forkd/fork.d"):
+            os.makedirs(os.path.join(self.root, sub))
+        self.path = os.path.join(self.dir.name, "sock")
+        self.process = subprocess.Popen([program, "--listen", "unix:" + self.path, "--test-root", self.root, *args],
+                                        env=env, stdin=subprocess.DEVNULL)
+        wait_until(lambda: self.process.poll() is not None or self.listens(), "the agent listens")
+        assert self.process.poll() is None, "the agent ended at once"
+
+    def listens(self):
+        with contextlib.suppress(OSError):
+            with Conn(self.path):
+                return True
+        return False
+
+    def ask(self, data):
+        with Conn(self.path) as conn:
+            conn.send(data)
+            return conn.answer()
+
+    def run(self, *argv, **options):
+        return self.ask(exec_frame(argv, **options))
+
+    def sh(self, text, **options):
+        return self.run("sh", "-c", text, **options)
+
+    def eval(self, code, timeout_ms=0):
+        return self.ask(eval_frame(code, timeout_ms))
+
+    def file(self, path):
+        with open(os.path.join(self.root, path), "rb") as f:
+            return f.read()
+
+    def hook(self, name, text, mode=0o755):
+        path = os.path.join(self.root, "etc/forkd/fork.d", name)
+        with open(path, "w") as f:
+            f.write(text)
+        os.chmod(path, mode)
+
+    def close(self):
+        """Ends it, and returns how it ended."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self.dir.cleanup()
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain until " + what
+        select.select([], [], [], 0.01)
+
+
+def is_alive(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
