@@ -10,7 +10,9 @@ Invariants
        be saved then, and a restored one goes on as if nothing had happened.
     2. EXIT follows every byte the command itself wrote. What its background
        children write later is not waited for.
-    3. HELLO comes first after a boot and after each restore: all restored
+    3. While the host is saved, its only CPU is in this process: saved inside a
+       nested guest, QEMU would never bring it back.
+    4. HELLO comes first after a boot and after each restore: all restored
        hosts share one random state and one clock until it is served.
 """
 
@@ -128,6 +130,9 @@ class Hostd:
         data = os.read(fd, CHUNK)
         if not data:  # nobody is connected; QEMU is about to go
             time.sleep(0.1)
+        self.data_serve(data)
+
+    def data_serve(self, data):
         for kind, payload in self.decoder.feed(data):
             self.request_serve(kind, payload)
 
@@ -143,6 +148,23 @@ class Hostd:
         elif kind == Frame.DMESG:
             log = subprocess.run(["dmesg"], stdout=subprocess.PIPE, check=False)
             self.send(Frame.NOTE, log.stdout[-16384:])
+        elif kind == Frame.HOLD:
+            self.cpu_hold()
+
+    def cpu_hold(self):
+        """Let nothing else run, sandboxes included, until a request comes."""
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+        os.set_blocking(self.port, False)
+        self.send_json(Frame.READY, error="")
+        data = None
+        while not data:
+            try:
+                data = os.read(self.port, CHUNK)
+            except BlockingIOError:
+                pass
+        os.set_blocking(self.port, True)
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        self.data_serve(data)
 
     def hello(self, request):
         clock_and_random_set(request["clock_ns"], bytes.fromhex(request["seed"]))

@@ -4,7 +4,7 @@ Theory of operation
     The cache is a directory of directories, one per kind of thing; a thing's
     name is a hash of everything that went into it, so it never needs to be
     brought up to date. A maker works in a directory beside the final name and
-    renames it when all is there; a lock per kind keeps two makers apart. Using
+    renames it when all is there; a lock per name keeps two makers apart. Using
     a thing sets its modification time; only the newest few of a kind are kept.
     Unlinking a thing somebody uses is harmless: QEMU holds its files open.
 """
@@ -70,26 +70,58 @@ def entry_remove(path):
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def entry_make(kind, key, keep):
-    """A directory to make a thing in; it gets its name when the body succeeds.
+def entry_identity(path):
+    """What tells a thing from one made later under the same name."""
+    return (path / "identity").read_text()
 
-    Call with the lock of that kind held. Of the kind's things the newest
-    `keep` remain; what a killed maker left behind goes too.
+
+def entry_ensure(kind, key, keep, make, waiting=None):
+    """The thing of that name; make(folder) makes it in folder if there is none.
+
+    Of the kind's things the newest `keep` remain. Two makers of one thing wait
+    for each other: waiting() is called once before that.
     """
-    folder = cache_root() / kind
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            shutil.rmtree(path, ignore_errors=True)
-    work = folder / f".making-{key}"
-    work.mkdir()
-    try:
-        yield work
-        entry_remove(folder / key)
-        os.rename(work, folder / key)
-    finally:
+    if path := entry_find(kind, key):
+        return path
+    with cache_lock(f"{kind}-{key}", waiting):
+        if path := entry_find(kind, key):
+            return path
+        folder = cache_root() / kind
+        folder.mkdir(exist_ok=True)
+        leftovers_remove(kind, folder)
+        work = folder / f".making-{key}"
         shutil.rmtree(work, ignore_errors=True)
-    entries = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in entries[keep:]:
+        work.mkdir()
+        try:
+            make(work)
+            (work / "identity").write_text(os.urandom(12).hex())
+            os.rename(work, folder / key)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    entries_limit(folder, keep)
+    return folder / key
+
+
+def leftovers_remove(kind, folder):
+    """Delete what killed makers and removers left behind."""
+    for path in folder.glob(".doomed-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".making-*"):
+        name = f"{kind}-{path.name.removeprefix('.making-')}"
+        with open(cache_root() / "locks" / name, "ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def entries_limit(folder, keep):
+    def age(path):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime
+        return 0
+
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for path in sorted(entries, key=age, reverse=True)[keep:]:
         entry_remove(path)

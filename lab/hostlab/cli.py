@@ -47,6 +47,12 @@ def parser_make():
                         help="set a variable for COMMAND")
     parser.add_argument("--mem", type=int, default=2048, metavar="MIB",
                         help="memory of the emulated host (2048)")
+    parser.add_argument("--warm", metavar="SETUP",
+                        help="run COMMAND in a host where SETUP (for the shell) ran before; that"
+                             " host is saved and found again while tree, payloads, SETUP and"
+                             " environment are the same; --time limits each of the two")
+    parser.add_argument("--fresh", action="store_true",
+                        help="boot, and neither use nor make a saved host")
     parser.add_argument("--quiet", action="store_true", help="no progress lines")
     parser.add_argument("--setup", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--refresh", action="store_true", help=argparse.SUPPRESS)
@@ -82,6 +88,7 @@ def request_make(parser, options):
     cwd = os.getcwd()
     return Request(
         command=command, top=top, build=build, seconds=options.time, mem_mib=options.mem,
+        fresh=options.fresh, warm=options.warm,
         cwd=cwd if os.path.commonpath([cwd, top]) == top else top,
         payloads=tuple(os.path.abspath(path) for path in options.payload),
         out=tuple(os.path.abspath(path) for path in options.out),

@@ -30,7 +30,7 @@ LARGE = 64 << 20
 class Delivery:
     """A packed disk and the paths in it that the host shall show."""
 
-    key: str
+    identity: str
     file: pathlib.Path
     paths: tuple
     writable: bool
@@ -71,18 +71,6 @@ def size_key(path):
     return [path, status.st_mode, *times]
 
 
-def pack(kind, key, files, keep):
-    """The squashfs of these files, packed now unless it was before."""
-    entry = cache.entry_find(kind, key)
-    if not entry:
-        with cache.cache_lock(kind):
-            if not (entry := cache.entry_find(kind, key)):
-                with cache.entry_make(kind, key, keep) as folder:
-                    pack_files(files, folder / "disk.sqfs")
-                entry = cache.entry_find(kind, key)
-    return entry / "disk.sqfs"
-
-
 def pack_files(files, target):
     size = sum(os.lstat(path).st_size for path in files)
     if size > LARGE:
@@ -106,12 +94,20 @@ def owner_reset(member):
     return member
 
 
+def deliver(kind, key, keep, files, paths, writable):
+    """The delivery of these files, packed now unless it was before."""
+    entry = cache.entry_ensure(
+        kind, key, keep, lambda folder: pack_files(files, folder / "disk.sqfs")
+    )
+    return Delivery(cache.entry_identity(entry), entry / "disk.sqfs", paths, writable)
+
+
 def tree_deliver(top, build):
     """The source tree and its build directory, writable in the lab."""
-    paths = [top] if build is None or is_below(build, top) else [top, build]
+    paths = (top,) if build is None or is_below(build, top) else (top, build)
     files = [file for path in paths for file in [path, *tree_files(path, build)]]
     key = cache.key_of([content_key(path) for path in files])
-    return Delivery(key, pack("trees", key, files, TREES_KEPT), tuple(paths), True)
+    return deliver("trees", key, TREES_KEPT, files, paths, True)
 
 
 def payload_deliver(path):
@@ -120,7 +116,7 @@ def payload_deliver(path):
     for folder, names, others in os.walk(path):
         files += [os.path.join(folder, name) for name in sorted(names + others)]
     key = cache.key_of([size_key(file) for file in files])
-    return Delivery(key, pack("payloads", key, files, PAYLOADS_KEPT), (path,), False)
+    return deliver("payloads", key, PAYLOADS_KEPT, files, (path,), False)
 
 
 def is_below(path, folder):

@@ -23,6 +23,7 @@ class Frame(enum.IntEnum):
     KILL = 3  # kill the command's session; EXIT follows
     FETCH = 4  # JSON: dir; answered by TAR frames, the last one empty
     DMESG = 5  # answered by NOTE
+    HOLD = 6  # keep the CPU until HELLO comes; answered by READY
     # host -> lab/run
     READY = 16  # JSON: error, empty when all is well
     OUT = 17  # bytes of the command's stdout

@@ -7,8 +7,9 @@ Theory of operation
 
 States
     starting   QEMU runs; nothing may be asked yet.
-    idle       READY came: a command may be run, a directory fetched, the host
-               saved. Nothing is in flight on the channel.
+    held       hold() returned: the host may be saved; hello() makes it idle.
+    idle       READY came: a command may be run, a directory fetched,
+               the host held. Nothing is in flight on the channel.
     running    a command runs; only KILL and DMESG may be sent.
     lost       QEMU or the emulated kernel ended; only close() is left.
 """
@@ -48,6 +49,7 @@ class TimedOut(Exception):
 
 class Host:
     def __init__(self, qemu):
+        """Takes qemu over: close() ends it."""
         self._qemu = qemu
         self._decoder = Decoder()
         self._console = b""
@@ -114,25 +116,33 @@ class Host:
         self._send(
             Frame.HELLO, clock_ns=time.time_ns(), seed=os.urandom(SEED_BYTES).hex(), mounts=mounts
         )
+        if error := self._ready_wait(seconds):
+            raise LabError(f"The emulated host could not mount: {error}.")
+
+    def hold(self, seconds):
+        """Bring the host to where it can be saved; only hello() ends that."""
+        self._send(Frame.HOLD)
+        self._ready_wait(seconds)
+
+    def _ready_wait(self, seconds):
         try:
             kind, payload = self._frame(time.monotonic() + seconds)
         except TimedOut:
-            raise HostLost(f"The emulated host was not up after {seconds} s.", False) from None
+            raise HostLost(f"The emulated host did not answer in {seconds} s.", False) from None
         if kind != Frame.READY:
-            raise HostLost(f"The emulated host answered {kind.name} to HELLO.", False)
-        if error := json.loads(payload)["error"]:
-            raise LabError(f"The emulated host could not mount: {error}.")
+            raise HostLost(f"The emulated host sent {kind.name} instead of READY.", False)
+        return json.loads(payload)["error"]
 
-    def run(self, argv, cwd, env, out, end):
+    def run(self, argv, cwd, env, out, end, stdout=None):
         """Run a command, its output passed on live; returns its exit status."""
         self._send(Frame.RUN, argv=argv, cwd=cwd, env=env, out=out)
-        return self._until_exit(end)
+        return self._until_exit(end, stdout or sys.stdout.buffer)
 
-    def _until_exit(self, end):
+    def _until_exit(self, end, stdout):
         while True:
             kind, payload = self._frame(end)
             if kind == Frame.OUT:
-                output_write(sys.stdout.buffer, payload)
+                output_write(stdout, payload)
             elif kind == Frame.ERR:
                 output_write(sys.stderr.buffer, payload)
             elif kind == Frame.EXIT:
@@ -142,7 +152,7 @@ class Host:
         """End a command that took too long; True when the host could do it."""
         try:
             self._send(Frame.KILL)
-            self._until_exit(time.monotonic() + seconds)
+            self._until_exit(time.monotonic() + seconds, sys.stdout.buffer)
         except (TimedOut, HostLost):
             return False
         return True

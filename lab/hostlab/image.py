@@ -40,6 +40,7 @@ INITRD_MODULES = ["virtio_pci", "virtio_blk", "squashfs", "overlay"]
 MERGED = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"]
 SCRATCH_SIZE = "8G"
 SPARE_SIZE = "4G"
+IMAGES_KEPT = 2
 SQUASHFS_FAST = "-noI -noId -noD -noF -noX -no-xattrs -no-progress -quiet".split()
 
 
@@ -242,16 +243,17 @@ def image_build(folder):
 def image_ensure(refresh=False):
     """Path of the image; made first if there is none. Needs root only then."""
     key = image_key()
-    if not refresh and (path := cache.entry_find("images", key)):
+    path = cache.entry_find("images", key)
+    if path and not refresh:
         return path
     if os.geteuid() != 0:
         raise LabError("The lab's image is made as root: run lab/setup as root.")
-    with cache.cache_lock("images", lambda: say("waiting for another lab that makes the image")):
-        if not refresh and (path := cache.entry_find("images", key)):
-            return path
-        with cache.entry_make("images", key, keep=2) as folder:
-            image_build(folder)
-    return cache.entry_find("images", key)
+    if path:
+        cache.entry_remove(path)
+    return cache.entry_ensure(
+        "images", key, IMAGES_KEPT, image_build,
+        lambda: say("waiting for another lab that makes the image"),
+    )
 
 
 def lab_files_missing():

@@ -107,28 +107,54 @@ def ram_args(path, mem_mib, shared):
 
 
 class Monitor:
-    """QMP, one command at a time; events are dropped."""
+    """QMP, one command at a time. Events are kept until somebody waits for one."""
 
     def __init__(self, sock):
         self._sock = sock
         self._buffer = b""
+        self._events = []
         self._greeted = False
 
-    def command(self, name, timeout=10.0, **arguments):
-        """Run a command; returns its result, raises LabError if it fails."""
-        end = time.monotonic() + timeout
+    def command(self, name, seconds=10.0, files=(), **arguments):
+        """Run a command; returns its result, raises LabError if it fails.
+
+        QEMU gets a duplicate of each of the open files along with it.
+        """
+        end = time.monotonic() + seconds
         if not self._greeted:
             self._message(end)
             self._greeted = True
-            self.command("qmp_capabilities", timeout)
+            self.command("qmp_capabilities", seconds)
         request = {"execute": name, "arguments": arguments}
-        self._sock.sendall(json.dumps(request).encode() + b"\n")
+        numbers = [file.fileno() for file in files]
+        socket.send_fds(self._sock, [json.dumps(request).encode() + b"\n"], numbers)
         while True:
             answer = self._message(end)
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
                 raise LabError(f"QEMU refused {name}: {answer['error']['desc']}.")
+            self._events.append(answer)
+
+    def migration_run(self, name, file, seconds):
+        """Run a migration command from or to an open file, until it is done."""
+        wanted = [{"capability": it, "state": True} for it in ("x-ignore-shared", "events")]
+        self.command("migrate-set-capabilities", capabilities=wanted)
+        self.command("getfd", files=[file], fdname="state")
+        self.command(name, uri="fd:state")
+        self._migration_wait(seconds)
+
+    def _migration_wait(self, seconds):
+        """Wait until a migration ended; LabError unless it went well."""
+        end = time.monotonic() + seconds
+        while True:
+            event = self._events.pop(0) if self._events else self._message(end)
+            if event.get("event") == "MIGRATION":
+                status = event["data"]["status"]
+                if status == "completed":
+                    return
+                if status == "failed":
+                    raise LabError("QEMU could not read or write the host's state.")
 
     def _message(self, end):
         while b"\n" not in self._buffer:
@@ -137,6 +163,8 @@ class Monitor:
                 data = self._sock.recv(65536)
             except TimeoutError:
                 raise LabError("QEMU's monitor does not answer.") from None
+            except ConnectionError:
+                data = b""
             if not data:
                 raise LabError("QEMU ended.")
             self._buffer += data

@@ -1,16 +1,21 @@
 """One run of the lab: from what was asked to an exit status."""
 
+import contextlib
 import dataclasses
 import os
+import sys
 import time
 
-from . import delivery, image, qemu, slot
-from .host import Host, HostLost, TimedOut
+from . import cache, delivery, image, slot
+from .host import HostLost, TimedOut
+from .saved import (
+    BOOT_SECONDS, HOLD_SECONDS, HOSTS_KEPT, RESTORE_SECONDS, WARM_KEPT, Machine, host_save,
+    ram_copy,
+)
 from .say import LabError, progress, say
 
 STATUS_TIMED_OUT = 124
 STATUS_LAB_FAILED = 125
-BOOT_SECONDS = 90
 KILL_SECONDS = 5
 FETCH_SECONDS = 120
 RETRIES = 2
@@ -48,15 +53,41 @@ def argv_of(command):
     return ["bash", "-c", command[0]] if len(command) == 1 else command
 
 
+class SetupFailed(Exception):
+    """SETUP of a warm host ended with a status other than 0."""
+
+    def __init__(self, status):
+        super().__init__()
+        self.status = status
+
+
+@contextlib.contextmanager
+def watched(host):
+    """The host for as long as the body runs; its last words if it is lost."""
+    try:
+        yield host
+    except HostLost:
+        host.report(ask=False)
+        raise
+    finally:
+        host.close()
+
+
 class Session:
     """A request, what is delivered for it, and the attempts to serve it."""
 
     def __init__(self, request):
         self._request = request
         self._image = image.image_ensure()
+        self._machine = Machine(self._image, request.mem_mib)
         self._deliveries = {"tree": delivery.tree_deliver(request.top, request.build)}
         for number, path in enumerate(request.payloads):
             self._deliveries[f"payload{number}"] = delivery.payload_deliver(path)
+        self._files = {serial: item.file for serial, item in self._deliveries.items()}
+        self._mounts = [
+            {"serial": serial, "paths": item.paths, "writable": item.writable}
+            for serial, item in self._deliveries.items()
+        ]
 
     def run(self):
         """Serve the request; returns the exit status lab/run ends with."""
@@ -64,7 +95,13 @@ class Session:
             attempt = 0
             while True:
                 try:
-                    return self._attempt(folder)
+                    with watched(self._host_ready(folder)) as host:
+                        return self._command_run(host)
+                except SetupFailed as failed:
+                    say(f"SETUP ended with status {failed.status}; nothing was saved")
+                    return failed.status
+                except TimedOut:
+                    return STATUS_TIMED_OUT
                 except HostLost as lost:
                     say(str(lost))
                     if not lost.oopsed or attempt == RETRIES:
@@ -72,58 +109,129 @@ class Session:
                     attempt += 1
                     say(f"host oopsed, retry {attempt} of {RETRIES}")
 
-    def _attempt(self, folder):
-        host = self._host_boot(folder)
-        try:
-            return self._command_run(host)
-        except HostLost:
-            host.report(ask=False)
-            raise
-        finally:
-            host.close()
+    # ---- getting a host that is up, with everything mounted ----
 
-    def _host_boot(self, folder):
+    def _host_ready(self, folder):
+        if self._request.warm is not None:
+            return self._warm_host(folder)
+        if not self._request.fresh:
+            if host := self._restore(self._base_ensure, folder, self._mounts):
+                return host
+        return self._boot(folder, self._files, self._mounts)
+
+    def _boot(self, folder, files, mounts):
         progress("booting the emulated host")
-        disks = {}
-        for name in ("scratch", "spare"):
-            disks[name] = folder / f"{name}.qcow2"
-            disks[name].unlink(missing_ok=True)
-            qemu.overlay_create(disks[name], self._image / f"{name}.raw")
-        files = {serial: item.file for serial, item in self._deliveries.items()}
-        args = [
-            *qemu.machine_args(self._image, self._request.mem_mib),
-            *qemu.ram_args(folder / "ram", self._request.mem_mib, True),
-            *qemu.disk_args(self._image, disks, files),
-        ]
-        host = Host(qemu.Qemu(args, folder / "qemu.log"))
+        return self._greeted(self._machine.boot(folder, files), mounts, BOOT_SECONDS)
+
+    def _greeted(self, host, mounts, seconds):
         try:
-            host.hello(self._mounts(), BOOT_SECONDS)
+            host.hello(mounts, seconds)
         except BaseException:
             host.close()
             raise
         return host
 
-    def _mounts(self):
-        return [
-            {"serial": serial, "paths": item.paths, "writable": item.writable}
-            for serial, item in self._deliveries.items()
-        ]
+    def _restore(self, ensure, folder, mounts, keep_ram=False):
+        """Restore what ensure() finds or makes; None if that cannot be done."""
+        for _ in range(2):
+            try:
+                saved = ensure()
+            except HostLost:
+                raise
+            except LabError as failure:
+                say(f"no host could be saved: {failure}")
+                return None
+            try:
+                if keep_ram:
+                    ram_copy(saved, folder)
+                host = self._machine.restore(saved, folder, self._files, keep_ram)
+                return self._greeted(host, mounts, RESTORE_SECONDS)
+            except LabError as failure:
+                say(f"a saved host could not be restored and is made anew: {failure}")
+                cache.entry_remove(saved)
+        return None
+
+    def _base_ensure(self):
+        return cache.entry_ensure(
+            "hosts", self._machine.key, HOSTS_KEPT, self._base_make,
+            lambda: progress("waiting for another lab that boots the host"),
+        )
+
+    def _base_make(self, folder):
+        with watched(self._boot(folder, {}, [])) as host:
+            host.hold(HOLD_SECONDS)
+            host_save(host, folder)
+
+    # ---- warm hosts ----
+
+    def _warm_host(self, folder):
+        if not self._request.fresh:
+            if host := self._restore(self._warm_ensure, folder, []):
+                return host
+        host = self._boot(folder, self._files, self._mounts)
+        try:
+            self._setup_run(host)
+        except BaseException:
+            host.close()
+            raise
+        return host
+
+    def _warm_ensure(self):
+        key = cache.key_of(
+            cache.entry_identity(self._base_ensure()), self._request.warm, self._request.cwd,
+            [(serial, item.identity) for serial, item in self._deliveries.items()],
+            self._setup_environment(),
+        )
+        return cache.entry_ensure(
+            "warm", key, WARM_KEPT, self._warm_make,
+            lambda: progress("waiting for another lab that warms this host up"),
+        )
+
+    def _warm_make(self, folder):
+        host = self._restore(self._base_ensure, folder, self._mounts, keep_ram=True)
+        if not host:
+            raise LabError("No warm host without a saved one to begin with.")
+        with watched(host):
+            self._setup_run(host)
+            progress("saving the warm host")
+            host.hold(HOLD_SECONDS)
+            host_save(host, folder)
+
+    def _setup_environment(self):
+        """N and TERM are COMMAND's business: SETUP is the same for all of them."""
+        env = environment(self._request.env)
+        return {name: value for name, value in env.items() if name not in ("N", "TERM")}
+
+    def _setup_run(self, host):
+        progress(f"warming up: {self._request.warm}")
+        argv = ["bash", "-c", self._request.warm]
+        status = self._limited(host, argv, self._setup_environment(), sys.stderr.buffer)
+        if status:
+            raise SetupFailed(status)
+
+    # ---- the command ----
 
     def _command_run(self, host):
         request = self._request
-        limit = request.seconds
-        end = None if limit is None else time.monotonic() + limit
-        argv, env = argv_of(request.command), environment(request.env)
+        argv = argv_of(request.command)
         try:
-            status = host.run(argv, request.cwd, env, request.out, end)
+            status = self._limited(host, argv, environment(request.env), sys.stdout.buffer)
+        except TimedOut:
+            if host.kill(KILL_SECONDS):
+                self._out_fetch(host)
+            raise
+        self._out_fetch(host)
+        return status
+
+    def _limited(self, host, argv, env, stdout):
+        limit = self._request.seconds
+        end = None if limit is None else time.monotonic() + limit
+        try:
+            return host.run(argv, self._request.cwd, env, self._request.out, end, stdout)
         except TimedOut:
             say(f"the command took longer than {limit:g} s and was killed")
             host.report(ask=True)
-            if host.kill(KILL_SECONDS):
-                self._out_fetch(host)
-            return STATUS_TIMED_OUT
-        self._out_fetch(host)
-        return status
+            raise
 
     def _out_fetch(self, host):
         for directory in self._request.out:
