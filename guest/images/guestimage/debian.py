@@ -9,6 +9,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 
 from .report import ImageError, run
 
@@ -24,10 +25,11 @@ EPOCH = '1672531200'  # 2023-01-01, the time of every file whose time is not its
 class Plan:
     """The packages and kernel that apt's present lists lead to."""
 
-    def __init__(self, lists_hash, packages_hash, package_count, kernel_package, kernel_version):
+    def __init__(self, lists_hash, packages_hash, package_count, installed_bytes, kernel_package, kernel_version):
         self.lists_hash = lists_hash
         self.packages_hash = packages_hash
         self.package_count = package_count
+        self.installed_bytes = installed_bytes
         self.kernel_package = kernel_package
         self.kernel_version = kernel_version
 
@@ -91,19 +93,33 @@ def _kernel_resolve(name, sources):
     return name, version.group(1)
 
 
-def plan_make(conf, lists, sources):
+def plan_make(conf, lists, sources, work):
     """Asks apt, without the network, which packages in which versions it would install on an empty system."""
-    text = run(['apt-get', *apt_options(sources), '-o', 'Dir::State::status=/dev/null', '--simulate',
-                '--no-install-recommends', 'install', *ALWAYS, *conf.packages],
-               f'find the packages of {conf.name}')
-    found = sorted(re.findall(r'^Inst (\S+) \((\S+)', text, re.M))
+    text = run(['apt-get', *apt_options(sources), '-o', 'Dir::State::status=/dev/null',
+                '-o', f'Dir::Cache::archives={work}', '--print-uris', '--yes', '--no-install-recommends', 'install',
+                *ALWAYS, *conf.packages], f'find the packages of {conf.name}')
+    # 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH
+    found = sorted(re.findall(r"^'\S+' (\S+\.deb) \d+ (\S*)", text, re.M))
     packages_hash = hashlib.sha256(repr(found).encode()).hexdigest()
-    return Plan(lists, packages_hash, len(found), *_kernel_resolve(conf.kernel, sources))
+    size = re.search(r'After this operation, ([0-9.,]+) ([kMG]?)B', text)
+    unit = {'': 1, 'k': 1000, 'M': 1000 ** 2, 'G': 1000 ** 3}
+    installed = int(float(size.group(1).replace(',', '')) * unit[size.group(2)]) if size else 0
+    return Plan(lists, packages_hash, len(found), installed, *_kernel_resolve(conf.kernel, sources))
+
+
+def _require_space(folder, conf, plan):
+    """Packages, unpacked root, its archive and the image are there at once, for a moment."""
+    need = 3 * plan.installed_bytes + (200 << 20)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise ImageError(f'{os.path.dirname(folder)} has {free >> 20} MiB free, making {conf.name} needs '
+                         f'{need >> 20} MiB')
 
 
 def root_install(conf, plan, sources, work, keep_fds):
     """Installs the packages into a new root and returns the path of its tar archive in `work`."""
     lists, _ = _apt_dirs()
+    _require_space(work, conf, plan)
     tar = os.path.join(work, 'root.tar')
     argv = ['mmdebstrap', '--variant=custom', '--skip=update', '--format=tar',
             '--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr',
@@ -112,7 +128,9 @@ def root_install(conf, plan, sources, work, keep_fds):
     argv += [f'--include={package}' for package in (*ALWAYS, *conf.packages)]
     argv += [f'--dpkgopt=path-exclude={path}' for path in EXCLUDE]
     argv += [f'--dpkgopt=path-include={path}' for path in INCLUDE]
+    # Without root, mmdebstrap works as another user of a user namespace, who cannot enter `work`.
+    environment = {'SOURCE_DATE_EPOCH': EPOCH, **({'TMPDIR': work} if os.geteuid() == 0 else {})}
     run([*argv, conf.release, tar, sources], f'install the packages of {conf.name} (if apt-get update was long ago, '
-        'run it and try again)', env={'TMPDIR': work, 'SOURCE_DATE_EPOCH': EPOCH}, keep_fds=keep_fds,
+        'run it and try again)', env=environment, keep_fds=keep_fds,
         announce=f'{conf.name}: installing {plan.package_count} Debian packages')
     return tar

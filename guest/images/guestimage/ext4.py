@@ -27,8 +27,8 @@ MIB = 1 << 20
 FEATURES = ('none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,'
             'dir_nlink,extra_isize,metadata_csum')
 # Directories that the agent or the kernel needs, and their modes.
-FOLDERS = {'/dev': 0o755, '/etc': 0o755, '/etc/forkd': 0o755, '/etc/forkd/fork.d': 0o755, '/proc': 0o555,
-           '/root': 0o700, '/run': 0o755, '/sys': 0o555, '/tmp': 0o1777, '/usr': 0o755, '/usr/lib': 0o755,
+FOLDERS = {'/dev': 0o755, '/etc': 0o755, '/etc/forkd': 0o755, '/etc/forkd/fork.d': 0o755, '/proc': 0o755,
+           '/root': 0o700, '/run': 0o755, '/sys': 0o755, '/tmp': 0o1777, '/usr': 0o755, '/usr/lib': 0o755,
            '/usr/lib/forkd': 0o755}
 # Files that belong to one machine: what the building machine left in them is replaced.
 IDENTITY = {'/etc/hostname': 'forkd\n', '/etc/hosts': '127.0.0.1 localhost\n::1 localhost ip6-localhost\n',
@@ -65,7 +65,7 @@ class Superblock:
 
 
 def _debugfs(image, command):
-    return run(['debugfs', '-R', command, image], f'read {image}')
+    return run(['debugfs', '-R', command, os.path.abspath(image)], f'read {image}')
 
 
 def _exists(image, path):

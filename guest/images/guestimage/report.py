@@ -12,11 +12,10 @@ import sys
 import tempfile
 import time
 
-PACKAGE_OF = {
-    'apt-cache': 'apt', 'apt-config': 'apt', 'apt-get': 'apt', 'debugfs': 'e2fsprogs', 'dpkg-deb': 'dpkg',
-    'e2fsck': 'e2fsprogs', 'fakeroot': 'fakeroot', 'lz4': 'lz4', 'mke2fs': 'e2fsprogs',
-    'mmdebstrap': 'mmdebstrap', 'setpriv': 'util-linux', 'tar': 'tar', 'tune2fs': 'e2fsprogs', 'zstd': 'zstd',
-}
+# Where a program and its package differ in name.
+PACKAGE_OF = {'apt-cache': 'apt', 'apt-config': 'apt', 'apt-get': 'apt', 'debugfs': 'e2fsprogs', 'dpkg-deb': 'dpkg',
+              'e2fsck': 'e2fsprogs', 'mke2fs': 'e2fsprogs', 'newuidmap': 'uidmap', 'setpriv': 'util-linux',
+              'tune2fs': 'e2fsprogs'}
 # debugfs and its kin live in sbin, which is not in an ordinary user's PATH.
 PATH = os.environ.get('PATH', '/usr/bin:/bin') + ':/usr/sbin:/sbin'
 PROGRESS_SECONDS = 10
