@@ -1,4 +1,6 @@
-/* boot.c: see boot.h. Offsets and fields: Documentation/arch/x86/boot.rst. */
+/* boot.c: see boot.h. Offsets and fields: Documentation/arch/x86/boot.rst.
+ *
+ * SECCOMP: pread64 - a parent loads its kernel and initrd */
 #include "arch/boot.h"
 
 #include "arch/acpi.h"

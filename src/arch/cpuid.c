@@ -1,4 +1,6 @@
-/* cpuid.c: see cpuid.h. */
+/* cpuid.c: see cpuid.h.
+ *
+ * SECCOMP: ioctl[a1 in KVM_GET_SUPPORTED_CPUID KVM_SET_CPUID2] - what the guest's CPUs say they are */
 #include "arch/cpuid.h"
 
 #include <assert.h>

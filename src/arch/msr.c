@@ -1,4 +1,6 @@
-/* msr.c: see msr.h. */
+/* msr.c: see msr.h.
+ *
+ * SECCOMP: ioctl[a1 in KVM_GET_MSR_INDEX_LIST KVM_GET_MSRS KVM_SET_MSRS] - a vCPU is saved and restored */
 #include "arch/msr.h"
 
 #include "base/own.h"

@@ -1,4 +1,9 @@
-/* vcpu_state.c: see vcpu_state.h. The packed form is in vcpu_pack.c. */
+/* vcpu_state.c: see vcpu_state.h. The packed form is in vcpu_pack.c.
+ *
+ * SECCOMP: ioctl[a1 in KVM_GET_MP_STATE KVM_GET_REGS KVM_GET_SREGS KVM_GET_XSAVE KVM_GET_XSAVE2] - a vCPU is saved
+ * SECCOMP: ioctl[a1 in KVM_GET_XCRS KVM_GET_DEBUGREGS KVM_GET_LAPIC KVM_GET_VCPU_EVENTS KVM_GET_TSC_KHZ] - a vCPU is saved
+ * SECCOMP: ioctl[a1 in KVM_SET_MP_STATE KVM_SET_REGS KVM_SET_SREGS KVM_SET_XSAVE KVM_SET_XCRS] - a vCPU is restored
+ * SECCOMP: ioctl[a1 in KVM_SET_DEBUGREGS KVM_SET_LAPIC KVM_SET_VCPU_EVENTS KVM_SET_TSC_KHZ] - a vCPU is restored */
 #include "arch/vcpu_state.h"
 
 #include "sys/kvm.h"

@@ -1,4 +1,12 @@
-/* kvm.c: see kvm.h. */
+/* kvm.c: see kvm.h.
+ *
+ * SECCOMP: ioctl[a1 in KVM_GET_API_VERSION KVM_CHECK_EXTENSION KVM_CREATE_VM] - every sandbox makes a VM of its own
+ * SECCOMP: ioctl[a1 in KVM_SET_TSS_ADDR KVM_SET_USER_MEMORY_REGION KVM_ENABLE_CAP] - the VM's memory and irqchip
+ * SECCOMP: ioctl[a1 in KVM_CREATE_VCPU KVM_GET_VCPU_MMAP_SIZE] - its CPUs
+ * SECCOMP: ioctl[a1 in KVM_SIGNAL_MSI KVM_IOEVENTFD KVM_IRQFD KVM_SET_GSI_ROUTING] - interrupts and doorbells
+ * SECCOMP: ioctl[a1 in KVM_GET_DIRTY_LOG KVM_CLEAR_DIRTY_LOG] - what the guest wrote, for branches
+ * SECCOMP: ioctl[a1 in KVM_GET_CLOCK KVM_SET_CLOCK KVM_KVMCLOCK_CTRL] - the guest's clock stands still while it is saved
+ */
 #include "sys/kvm.h"
 
 #include "base/own.h"
