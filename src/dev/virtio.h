@@ -43,7 +43,7 @@ struct virtio_kind {
     /* Serves a queue the driver notified. */
     void (*notify)(struct virtio_dev *dev, unsigned queue);
     /* The driver reset the device, or it starts: forget requests and connections. When this returns, nothing
-     * of the device writes to guest memory any more. */
+     * of the device writes to guest memory any more. On a vCPU's thread: the loop is not to be touched. */
     void (*reset)(struct virtio_dev *dev);
     /* State of the device's own, requests in flight included; the transport saves its part itself. */
     void (*save)(struct virtio_dev *dev, struct pack *p);

@@ -54,9 +54,12 @@ static uint16_t avail_load(const struct virtq *vq, const struct gmem *gmem, uint
                                      : __atomic_load_n(field, __ATOMIC_RELAXED);
 }
 
-bool virtq_has_avail(const struct virtq *vq, const struct gmem *gmem)
+uint16_t virtq_waiting(const struct virtq *vq, const struct gmem *gmem)
 {
-    return vq->ready && !vq->broken && avail_load(vq, gmem, AVAIL_IDX, __ATOMIC_ACQUIRE) != vq->next_avail;
+    if (!vq->ready || vq->broken)
+        return 0;
+    uint16_t waiting = (uint16_t)(avail_load(vq, gmem, AVAIL_IDX, __ATOMIC_ACQUIRE) - vq->next_avail);
+    return waiting <= vq->size ? waiting : 0;
 }
 
 /* Puts one copied descriptor at the end of the chain, or refuses it (invariant 1). */
@@ -126,6 +129,11 @@ int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *cha
     return 1;
 }
 
+void virtq_unpop(struct virtq *vq)
+{
+    vq->next_avail--;
+}
+
 void virtq_push(struct virtq *vq, struct gmem *gmem, uint16_t head, uint32_t len)
 {
     if (!vq->ready || vq->broken)
@@ -190,6 +198,39 @@ uint32_t virtq_chain_write(const struct virtq_chain *chain, struct gmem *gmem, u
         done += slice.len;
     }
     return done;
+}
+
+unsigned virtq_chain_iov(const struct virtq_chain *chain, struct gmem *gmem, bool writable, uint32_t at, uint32_t len,
+                         struct iovec *iov)
+{
+    const struct virtq_segment *segment = chain->segment + (writable ? chain->readable : 0);
+    unsigned count = writable ? chain->writable : chain->readable, n = 0;
+    for (; count && len; segment++, count--) {
+        if (at >= segment->len) {
+            at -= segment->len;
+            continue;
+        }
+        uint32_t part = segment->len - at < len ? segment->len - at : len;
+        void *host =
+            writable ? gmem_dma(gmem, segment->gpa + at, part) : (void *)gmem_at(gmem, segment->gpa + at, part);
+        if (!host)
+            break;
+        iov[n++] = (struct iovec){.iov_base = host, .iov_len = part};
+        len -= part;
+        at = 0;
+    }
+    return n;
+}
+
+void virtq_chain_mark(const struct virtq_chain *chain, struct gmem *gmem, uint32_t at, uint32_t len)
+{
+    struct virtq_segment slice;
+    uint32_t done = 0;
+    while (done < len &&
+           segments_slice(chain->segment + chain->readable, chain->writable, at + done, len - done, &slice)) {
+        gmem_mark(gmem, slice.gpa, slice.len);
+        done += slice.len;
+    }
 }
 
 void virtq_save(const struct virtq *vq, struct pack *p)

@@ -52,6 +52,8 @@ void virtq_reset(struct virtq *vq);
 
 /* 1: a chain was taken; 0: the ring is empty or not ready; -EINVAL: the guest lies (invariant 2). */
 int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *chain);
+/* Puts back the chain that was popped last, unused: the next virtq_pop() gives it again. */
+void virtq_unpop(struct virtq *vq);
 /* The chain of a head that was popped in an earlier life; 0 or -EINVAL. */
 int virtq_walk(const struct virtq *vq, const struct gmem *gmem, uint16_t head, struct virtq_chain *chain);
 /* Returns a chain to the driver with `len` bytes written into its writable segments. A queue that is not ready,
@@ -59,14 +61,21 @@ int virtq_walk(const struct virtq *vq, const struct gmem *gmem, uint16_t head, s
 void virtq_push(struct virtq *vq, struct gmem *gmem, uint16_t head, uint32_t len);
 /* Whether the driver wants an interrupt for what was pushed (VIRTQ_AVAIL_F_NO_INTERRUPT). */
 bool virtq_wants_interrupt(const struct virtq *vq, const struct gmem *gmem);
-/* Whether a chain waits to be taken. */
-bool virtq_has_avail(const struct virtq *vq, const struct gmem *gmem);
+/* How many chains wait to be taken, by the driver's word: at most the ring's size, else 0. */
+uint16_t virtq_waiting(const struct virtq *vq, const struct gmem *gmem);
 
 /* Copies between a chain and a buffer, from byte `at` of its readable or writable part; returns bytes copied. */
 uint32_t virtq_chain_read(const struct virtq_chain *chain, const struct gmem *gmem, uint32_t at, void *into,
                           uint32_t len);
 uint32_t virtq_chain_write(const struct virtq_chain *chain, struct gmem *gmem, uint32_t at, const void *from,
                            uint32_t len);
+
+/* The readable or writable part of a chain in place, from byte `at`, at most `len` bytes, for readv and writev:
+ * fills at most VIRTQ_CHAIN_MAX entries and returns their number. Writable pages are marked; the caller calls
+ * virtq_chain_mark() for the same bytes when the transfer is complete. */
+unsigned virtq_chain_iov(const struct virtq_chain *chain, struct gmem *gmem, bool writable, uint32_t at, uint32_t len,
+                         struct iovec *iov);
+void virtq_chain_mark(const struct virtq_chain *chain, struct gmem *gmem, uint32_t at, uint32_t len);
 
 void virtq_save(const struct virtq *vq, struct pack *p);
 /* Validates as virtq_enable() does. */

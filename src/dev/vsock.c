@@ -1,0 +1,420 @@
+/* vsock.c: the side of the vsock device that the guest sees: queues, gate, refusals. See vsock.h. Section numbers
+ * are those of virtio 1.2. */
+#include "dev/vsock.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "dev/vsock_conn.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum { VSOCK_ID = 19, QUEUE_RX = 0, QUEUE_TX = 1, QUEUE_EVENT = 2 };
+enum { TYPE_STREAM = 1, EVENT_TRANSPORT_RESET = 0, EVENT_BYTES = 4 };
+enum { PACKETS_AT_ONCE = 64, ACCEPTS_AT_ONCE = 16, ACCEPT_PAUSE_MS = 100 };
+
+static_assert(sizeof(struct vsock_hdr) == 44, "a packet's header as 5.10.6 has it");
+
+static void kill_conns(struct vsock *vsock)
+{
+    list_for_each_safe (n, &vsock->conns)
+        conn_kill(list_entry(n, struct vsock_conn, link));
+}
+
+static void broken(struct vsock *vsock, const char *why)
+{
+    virtio_break(&vsock->virtio, why);
+    kill_conns(vsock);
+}
+
+/* The gate */
+
+static uint16_t event_waiting(struct vsock *vsock)
+{
+    uint16_t waiting = virtq_waiting(&vsock->virtio.queue[QUEUE_EVENT], vsock->virtio.gmem);
+    if (waiting > vsock->event_buffers)
+        vsock->event_buffers = waiting;
+    return waiting;
+}
+
+/* Puts the pending event into the event queue if the driver lends a buffer (5.10.6.7). */
+static void event_deliver(struct vsock *vsock)
+{
+    struct virtq *vq = &vsock->virtio.queue[QUEUE_EVENT];
+    struct virtq_chain chain;
+    const uint32_t id = EVENT_TRANSPORT_RESET;
+    event_waiting(vsock);
+    int rc = virtq_pop(vq, vsock->virtio.gmem, &chain);
+    if (rc == 0)
+        return;
+    if (rc < 0 || virtq_chain_write(&chain, vsock->virtio.gmem, 0, &id, sizeof id) != EVENT_BYTES) {
+        broken(vsock, "a malformed event buffer");
+        return;
+    }
+    virtq_push(vq, vsock->virtio.gmem, chain.head, EVENT_BYTES);
+    vsock->reset_pending = false;
+    virtio_interrupt(&vsock->virtio, QUEUE_EVENT);
+}
+
+static void event_notify(struct vsock *vsock)
+{
+    uint16_t waiting = event_waiting(vsock);
+    if (!vsock->gated)
+        return;
+    if (vsock->reset_pending) {
+        event_deliver(vsock);
+        return;
+    }
+    /* A driver gives a buffer back after it has acted on the event in it, and a notification may be about an
+     * earlier event than ours: only when all are back was ours among them. */
+    if (waiting && waiting == vsock->event_buffers) {
+        vsock->gated = false;
+        vsock_pay(vsock);
+    }
+}
+
+/* To the guest */
+
+bool vsock_can_deliver(struct vsock *vsock)
+{
+    return !vsock->gated && virtio_is_running(&vsock->virtio) &&
+           virtq_waiting(&vsock->virtio.queue[QUEUE_RX], vsock->virtio.gmem) > 0;
+}
+
+bool vsock_take_buffer(struct vsock *vsock, struct virtq_chain *chain, uint32_t room)
+{
+    if (vsock->gated || !virtio_is_running(&vsock->virtio))
+        return false;
+    int rc = virtq_pop(&vsock->virtio.queue[QUEUE_RX], vsock->virtio.gmem, chain);
+    if (rc == 0)
+        return false;
+    if (rc < 0 || chain->writable_len < sizeof(struct vsock_hdr) + room) {
+        broken(vsock, "a malformed receive buffer");
+        return false;
+    }
+    return true;
+}
+
+void vsock_deliver(struct vsock *vsock, const struct virtq_chain *chain, const struct vsock_hdr *hdr)
+{
+    virtq_chain_write(chain, vsock->virtio.gmem, 0, hdr, sizeof *hdr);
+    virtq_push(&vsock->virtio.queue[QUEUE_RX], vsock->virtio.gmem, chain->head, (uint32_t)sizeof *hdr + hdr->len);
+}
+
+static struct vsock_hdr header(uint32_t host_port, uint32_t guest_port, enum vsock_op op)
+{
+    return (struct vsock_hdr){.src_cid = VSOCK_HOST_CID,
+                              .dst_cid = VSOCK_GUEST_CID,
+                              .src_port = host_port,
+                              .dst_port = guest_port,
+                              .type = TYPE_STREAM,
+                              .op = (uint16_t)op};
+}
+
+struct vsock_hdr vsock_header(struct vsock_conn *conn, enum vsock_op op, uint32_t len)
+{
+    struct vsock_hdr hdr = header(conn->host_port, conn->guest_port, op);
+    hdr.len = len;
+    hdr.buf_alloc = VSOCK_BUF;
+    hdr.fwd_cnt = conn->forwarded_told = conn->forwarded;
+    conn->owes &= ~(unsigned)OWES_CREDIT; /* every packet carries it */
+    return hdr;
+}
+
+/* Refuses what belongs to no connection. Several packets of one such connection need one answer. */
+static void refuse(struct vsock *vsock, uint32_t host_port, uint32_t guest_port)
+{
+    for (unsigned i = 0; i < vsock->refusals; i++)
+        if (vsock->refusal[i].host_port == host_port && vsock->refusal[i].guest_port == guest_port)
+            return;
+    if (vsock->refusals < VSOCK_REFUSALS_MAX)
+        vsock->refusal[vsock->refusals++] = (struct vsock_refusal){host_port, guest_port};
+}
+
+static bool pay_refusals(struct vsock *vsock)
+{
+    struct virtq_chain chain;
+    unsigned paid = 0;
+    while (paid < vsock->refusals && vsock_take_buffer(vsock, &chain, 0)) {
+        const struct vsock_refusal *r = &vsock->refusal[paid++];
+        struct vsock_hdr hdr = header(r->host_port, r->guest_port, VSOCK_OP_RST);
+        vsock_deliver(vsock, &chain, &hdr);
+    }
+    vsock->refusals -= paid;
+    memmove(vsock->refusal, vsock->refusal + paid, vsock->refusals * sizeof *vsock->refusal);
+    return paid > 0;
+}
+
+/* The packet to send next of those owed; 0: none. */
+static unsigned owed_next(const struct vsock_conn *conn)
+{
+    static const unsigned order[] = {OWES_REQUEST, OWES_RST, OWES_SHUTDOWN, OWES_CREDIT};
+    for (unsigned i = 0; i < sizeof order / sizeof *order; i++)
+        if (conn->owes & order[i])
+            return order[i];
+    return 0;
+}
+
+static struct vsock_hdr owed_packet(struct vsock_conn *conn, unsigned owed)
+{
+    if (owed == OWES_REQUEST)
+        return vsock_header(conn, VSOCK_OP_REQUEST, 0);
+    if (owed == OWES_RST)
+        return vsock_header(conn, VSOCK_OP_RST, 0);
+    if (owed == OWES_CREDIT)
+        return vsock_header(conn, VSOCK_OP_CREDIT_UPDATE, 0);
+    struct vsock_hdr hdr = vsock_header(conn, VSOCK_OP_SHUTDOWN, 0);
+    hdr.flags |= conn->client_eof ? VSOCK_SHUTDOWN_SEND : 0;
+    hdr.flags |= conn->client_deaf ? VSOCK_SHUTDOWN_RECEIVE : 0;
+    return hdr;
+}
+
+/* False when there are no more buffers, and then the connection may be gone. */
+static bool pay_conn(struct vsock *vsock, struct vsock_conn *conn, bool *sent)
+{
+    struct virtq_chain chain;
+    unsigned owed;
+    while ((owed = owed_next(conn))) {
+        if (!vsock_take_buffer(vsock, &chain, 0))
+            return false;
+        struct vsock_hdr hdr = owed_packet(conn, owed);
+        vsock_deliver(vsock, &chain, &hdr);
+        *sent = true;
+        if (!conn_paid(conn, owed))
+            break;
+    }
+    return true;
+}
+
+void vsock_pay(struct vsock *vsock)
+{
+    bool sent = pay_refusals(vsock);
+    list_for_each_safe (n, &vsock->conns)
+        if (!pay_conn(vsock, list_entry(n, struct vsock_conn, link), &sent))
+            break;
+    if (sent)
+        virtio_interrupt(&vsock->virtio, QUEUE_RX);
+}
+
+/* From the guest */
+
+static void packet(struct vsock *vsock, const struct vsock_hdr *hdr, const struct virtq_chain *chain)
+{
+    if (hdr->src_cid != VSOCK_GUEST_CID || hdr->dst_cid != VSOCK_HOST_CID)
+        return; /* there is nobody else */
+    struct vsock_conn *conn = hdr->type == TYPE_STREAM ? conn_find(vsock, hdr->dst_port, hdr->src_port) : NULL;
+    if (conn) {
+        conn_packet(conn, hdr, chain);
+        return;
+    }
+    if (hdr->op == VSOCK_OP_RST)
+        return;
+    refuse(vsock, hdr->dst_port, hdr->src_port);
+    if (hdr->type == TYPE_STREAM && hdr->op == VSOCK_OP_REQUEST && hdr->dst_port == VSOCK_DOORBELL &&
+        vsock->on_doorbell)
+        vsock->on_doorbell(vsock, hdr->dst_port);
+}
+
+static void tx_notify(struct vsock *vsock)
+{
+    struct virtio_dev *dev = &vsock->virtio;
+    struct virtq *vq = &dev->queue[QUEUE_TX];
+    struct virtq_chain chain;
+    struct vsock_hdr hdr;
+    unsigned done = 0;
+    int rc = 1;
+    vsock->tx_blocked = false;
+    while (done < PACKETS_AT_ONCE && virtio_is_running(dev)) {
+        if (vsock->refusals == VSOCK_REFUSALS_MAX) {
+            vsock_pay(vsock);
+            vsock->tx_blocked = vsock->refusals == VSOCK_REFUSALS_MAX;
+            if (vsock->tx_blocked)
+                break;
+        }
+        rc = virtq_pop(vq, dev->gmem, &chain);
+        if (rc <= 0)
+            break;
+        if (virtq_chain_read(&chain, dev->gmem, 0, &hdr, sizeof hdr) != sizeof hdr ||
+            hdr.len > chain.readable_len - sizeof hdr) {
+            rc = -EINVAL;
+            break;
+        }
+        packet(vsock, &hdr, &chain);
+        virtq_push(vq, dev->gmem, chain.head, 0);
+        done++;
+    }
+    if (done)
+        virtio_interrupt(dev, QUEUE_TX);
+    vsock_pay(vsock);
+    if (rc < 0)
+        broken(vsock, "a malformed packet");
+    else if (done == PACKETS_AT_ONCE)
+        virtio_again(dev, QUEUE_TX);
+}
+
+static void rx_notify(struct vsock *vsock)
+{
+    vsock_pay(vsock);
+    list_for_each_safe (n, &vsock->conns)
+        conn_watch(list_entry(n, struct vsock_conn, link));
+    if (vsock->tx_blocked && vsock->refusals < VSOCK_REFUSALS_MAX)
+        virtio_again(&vsock->virtio, QUEUE_TX);
+}
+
+/* The device */
+
+static void vsock_config(struct virtio_dev *dev, uint32_t at, void *into, uint32_t len)
+{
+    const uint64_t cid = VSOCK_GUEST_CID; /* 5.10.4 */
+    memset(into, 0, len);
+    if (at < sizeof cid)
+        memcpy(into, (const uint8_t *)&cid + at, len < sizeof cid - at ? len : sizeof cid - at);
+}
+
+static void vsock_notify(struct virtio_dev *dev, unsigned queue)
+{
+    struct vsock *vsock = (struct vsock *)dev;
+    if (queue == QUEUE_TX)
+        tx_notify(vsock);
+    else if (queue == QUEUE_RX)
+        rx_notify(vsock);
+    else {
+        event_notify(vsock);
+        if (!vsock->gated)
+            rx_notify(vsock);
+    }
+}
+
+static void vsock_reset(struct virtio_dev *dev)
+{
+    struct vsock *vsock = (struct vsock *)dev;
+    kill_conns(vsock);
+    vsock->reset_pending = vsock->gated = vsock->tx_blocked = false;
+    vsock->event_buffers = 0;
+    vsock->refusals = 0;
+}
+
+static void vsock_save(struct virtio_dev *dev, struct pack *p)
+{
+    const struct vsock *vsock = (const struct vsock *)dev;
+    pack_u16(p, vsock->event_buffers);
+    pack_u32(p, vsock->next_host_port);
+    pack_u32(p, vsock->refusals);
+    for (unsigned i = 0; i < vsock->refusals; i++) {
+        pack_u32(p, vsock->refusal[i].host_port);
+        pack_u32(p, vsock->refusal[i].guest_port);
+    }
+    /* Whether a reset is pending or being taken in does not matter: what loads this begins with one. */
+}
+
+static int vsock_load(struct virtio_dev *dev, struct unpack *u, struct err *err)
+{
+    struct vsock *vsock = (struct vsock *)dev;
+    uint16_t event_buffers = unpack_u16(u);
+    uint32_t next_host_port = unpack_u32(u), refusals = unpack_u32(u);
+    if (u->bad || event_buffers > VIRTQ_SIZE_MAX || next_host_port < VSOCK_FIRST_HOST_PORT ||
+        next_host_port > VSOCK_LAST_HOST_PORT || refusals > VSOCK_REFUSALS_MAX)
+        return err_say(err, EINVAL, "the device's state is malformed");
+    for (unsigned i = 0; i < refusals; i++) {
+        vsock->refusal[i].host_port = unpack_u32(u);
+        vsock->refusal[i].guest_port = unpack_u32(u);
+    }
+    if (u->bad)
+        return err_say(err, EINVAL, "the device's state is cut off");
+    vsock->event_buffers = event_buffers;
+    vsock->next_host_port = next_host_port;
+    vsock->refusals = refusals;
+    vsock->tx_blocked = false;
+    vsock->gated = vsock->reset_pending = virtio_is_running(dev);
+    return 0;
+}
+
+static void vsock_resume(struct virtio_dev *dev)
+{
+    struct vsock *vsock = (struct vsock *)dev;
+    if (vsock->reset_pending)
+        event_deliver(vsock);
+}
+
+static const struct virtio_kind vsock_kind = {
+    .name = "vsock",
+    .id = VSOCK_ID,
+    .queues = 3,
+    .config = vsock_config,
+    .notify = vsock_notify,
+    .reset = vsock_reset,
+    .save = vsock_save,
+    .load = vsock_load,
+    .resume = vsock_resume,
+};
+
+/* The listening socket */
+
+static void accept_pause(struct vsock *vsock)
+{
+    loop_remove(vsock->loop, &vsock->listener);
+    loop_timer_set(vsock->loop, &vsock->accept_again, clock_monotonic_ns() + ACCEPT_PAUSE_MS * NS_PER_MS);
+}
+
+static void accept_again(struct loop_timer *timer)
+{
+    struct vsock *vsock = list_entry(timer, struct vsock, accept_again);
+    virtio_lock(&vsock->virtio);
+    if (loop_add(vsock->loop, &vsock->listener, vsock->listen_fd, EPOLLIN, NULL) < 0)
+        accept_pause(vsock);
+    virtio_unlock(&vsock->virtio);
+}
+
+static void on_listener(struct loop_source *source, uint32_t events)
+{
+    struct vsock *vsock = list_entry(source, struct vsock, listener);
+    virtio_lock(&vsock->virtio);
+    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+        int fd = accept4(vsock->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            conn_new(vsock, fd);
+            continue;
+        }
+        if (errno == EINTR || errno == ECONNABORTED)
+            continue;
+        if (errno != EAGAIN) { /* short of something: epoll would report the same client again at once */
+            log_warn("vsock: accept: %s", strerror(errno));
+            accept_pause(vsock);
+        }
+        break;
+    }
+    virtio_unlock(&vsock->virtio);
+}
+
+void vsock_init(struct vsock *vsock, struct gmem *gmem)
+{
+    *vsock = (struct vsock){.listen_fd = -1, .listener.fd = -1, .next_host_port = VSOCK_FIRST_HOST_PORT};
+    virtio_init(&vsock->virtio, &vsock_kind, gmem);
+    list_init(&vsock->conns);
+}
+
+int vsock_attach(struct vsock *vsock, struct loop *loop, int listen_fd, struct err *err)
+{
+    vsock->loop = loop;
+    vsock->listen_fd = listen_fd;
+    vsock->listener = (struct loop_source){.fd = -1, .fn = on_listener};
+    vsock->accept_again = (struct loop_timer){.fn = accept_again};
+    if (listen_fd < 0)
+        return 0;
+    int rc = loop_add(loop, &vsock->listener, listen_fd, EPOLLIN, err);
+    return rc < 0 ? err_wrap(err, "virtio-vsock") : 0;
+}
+
+void vsock_detach(struct vsock *vsock)
+{
+    list_for_each_safe (n, &vsock->conns)
+        conn_free(list_entry(n, struct vsock_conn, link));
+    if (!vsock->loop)
+        return;
+    loop_remove(vsock->loop, &vsock->listener);
+    loop_timer_clear(&vsock->accept_again);
+    vsock->loop = NULL;
+    vsock->listen_fd = -1;
+}

@@ -1,0 +1,80 @@
+/* vsock.h: virtio-vsock (virtio 1.2, section 5.10), streams between programs of the host and of the guest.
+ *
+ * Theory of operation. On the host there is one listening Unix stream socket. A client connects, writes
+ * "CONNECT <port>\n" and gets "OK <host port>\n" once a program of the guest accepted on that port, or its
+ * connection is closed. From then on bytes go both ways, and so do half-closes. The guest itself connects to
+ * nobody: every such attempt is refused (RST), but one to port VSOCK_DOORBELL of the host is told to the owner.
+ *
+ * Flow is bounded on both sides. What the guest sends waits in a buffer of VSOCK_BUF bytes per connection, which
+ * is the credit the guest is told of; what the client sends stays in its socket until the guest has credit and a
+ * receive buffer. Packets of the device's own making (RST and the like) are bits of a connection, or entries of
+ * a short list of refusals; when that list is full the guest's packets wait in their ring.
+ *
+ * Forks. The state of a connection is half in a program of the host, so no connection survives in a fork: its
+ * device has none, and puts a TRANSPORT_RESET event into the event queue, on which the guest's driver resets
+ * the sockets it believes connected. Until the driver has taken that event in, nothing is delivered to the guest
+ * (the device is *gated*): a new connection must not be reset with the old ones. The driver has taken it in when
+ * every buffer it lends to the event queue is back there. If it lends none at the moment of the fork, the event
+ * is pending until it does. Clients that connect meanwhile wait. The source of the fork notices nothing.
+ *
+ * Invariants.
+ * 1. While gated there is no connection that the guest knows of, and nothing is put into the receive queue.
+ * 2. A reset that is pending is delivered before the gate opens, whatever number of forks lies between.
+ * 3. Host ports are not used twice in the lives of a fork tree until they wrap: packets of an old life belong to
+ *    no connection.
+ * 4. At most VSOCK_CONNS_MAX connections, VSOCK_BUF bytes each, whatever guest or clients do.
+ *
+ * Threads: as virtio.h. */
+#ifndef FORKD_DEV_VSOCK_H
+#define FORKD_DEV_VSOCK_H
+
+#include "base/list.h"
+#include "dev/virtio.h"
+#include "sys/loop.h"
+
+enum {
+    VSOCK_HOST_CID = 2,
+    VSOCK_GUEST_CID = 3,
+    VSOCK_DOORBELL = 1023,
+    VSOCK_CONNS_MAX = 256,
+    VSOCK_BUF = 64 << 10,
+    VSOCK_REFUSALS_MAX = 64,
+};
+
+/* A packet that belongs to no connection is answered with RST; these wait for a receive buffer. */
+struct vsock_refusal {
+    uint32_t host_port, guest_port;
+};
+
+struct vsock {
+    struct virtio_dev virtio; /* first: it is the device */
+    /* The guest rang at `port`. With the device lock held; may be NULL. */
+    void (*on_doorbell)(struct vsock *vsock, uint32_t port);
+
+    /* State. */
+    bool reset_pending;      /* TRANSPORT_RESET is still to be put into the event queue */
+    bool gated;              /* nothing is delivered until the driver took it in */
+    uint16_t event_buffers;  /* most buffers ever seen waiting in the event queue: as many as the driver lends */
+    uint32_t next_host_port; /* of the next connection */
+    unsigned refusals;
+    struct vsock_refusal refusal[VSOCK_REFUSALS_MAX];
+
+    /* Host. */
+    struct loop *loop;
+    struct loop_source listener;
+    int listen_fd;
+    struct loop_timer accept_again; /* the host was short of descriptors or memory */
+    struct list conns;              /* struct vsock_conn */
+    unsigned conn_count;
+    bool tx_blocked; /* refusals are full: the transmit queue waits */
+};
+
+/* on_doorbell is set by the machine after. */
+void vsock_init(struct vsock *vsock, struct gmem *gmem);
+/* `listen_fd` is a listening Unix stream socket, non-blocking; it stays the caller's, and open until
+ * vsock_detach(). -1: nobody can connect. */
+int vsock_attach(struct vsock *vsock, struct loop *loop, int listen_fd, struct err *err);
+/* Closes all connections. */
+void vsock_detach(struct vsock *vsock);
+
+#endif
