@@ -203,12 +203,15 @@ static int agent_setup(struct agent *agent, const char *where, struct warm_optio
     return rc == 0 ? agent_listen(agent, where, err) : rc;
 }
 
+/* -1 to go on, or an exit status. Pid 1 gets the words of the kernel's command line that the kernel does not know: it
+ * takes its options from them (they stand after "--" there) and leaves the rest alone. */
 static int options_read(int argc, char **argv, struct agent *agent, const char **where, struct warm_options *warm)
 {
     static const struct option options[] = {
         {"listen", required_argument, NULL, 'l'}, {"python", required_argument, NULL, 'p'},
         {"helper", required_argument, NULL, 'h'}, {"test-root", required_argument, NULL, 't'},
         {"version", no_argument, NULL, 'v'},      {0}};
+    opterr = !agent->is_init;
     for (int opt; (opt = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (opt == 'l')
             *where = optarg;
@@ -220,10 +223,10 @@ static int options_read(int argc, char **argv, struct agent *agent, const char *
             agent->effects.test_root = optarg;
         else if (opt == 'v')
             return puts("forkd-agent " FORKD_VERSION), 0;
-        else
+        else if (!agent->is_init)
             return 2;
     }
-    return optind == argc ? -1 : 2;
+    return optind == argc || agent->is_init ? -1 : 2;
 }
 
 int main(int argc, char **argv)
@@ -237,8 +240,7 @@ int main(int argc, char **argv)
     list_init(&agent.conns);
     list_init(&agent.sinks);
     log_init(LOG_INFO, "forkd-agent");
-    /* Pid 1 gets the words of the kernel's command line that the kernel does not know: none is an option. */
-    int rc = agent.is_init ? -1 : options_read(argc, argv, &agent, &where, &warm);
+    int rc = options_read(argc, argv, &agent, &where, &warm);
     if (rc >= 0) {
         if (rc == 2)
             fputs(usage, stderr);
