@@ -1,4 +1,4 @@
-/* answer: says a value, its TSC and the value again, over and over: each time the harness asks for it.
+/* answer: says a value; after that, whatever the harness asks it to say.
  *
  *   value=N   what it says
  *   fill=N    bytes of memory it writes first, behind its own */
@@ -27,6 +27,6 @@ void guest_main(unsigned cpu)
     out32(PORT_MARK, 1);
     for (;;) {
         out32(PORT_ANSWER, value);
-        value = in32(PORT_ASK);
+        value = ask();
     }
 }

@@ -227,6 +227,16 @@ void cpu_interrupt(unsigned apic_id, uint8_t vector)
     lapic_write(LAPIC_ICR_LOW, ICR_FIXED | vector);
 }
 
+uint32_t ask(void)
+{
+    for (;;) {
+        uint32_t seen = irq_any, v = in32(PORT_ASK);
+        if (v)
+            return v;
+        irq_wait(&irq_any, seen);
+    }
+}
+
 void guest_poweroff(void)
 {
     out8(PORT_SLEEP, 5 << 2 | 1 << 5);

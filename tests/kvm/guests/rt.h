@@ -4,16 +4,14 @@
 #ifndef GUEST_RT_H
 #define GUEST_RT_H
 
+#include "ports.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
-    PORT_ANSWER = 0x510,    /* out: a value */
-    PORT_MARK = 0x514,      /* out: a point of the program was reached; the harness may stop the guest there */
-    PORT_ASK = 0x518,       /* in: a value of the harness */
-    PORT_EXCEPTION = 0x51c, /* out: an exception nobody expected */
-    PORT_SLEEP = 0x606,     /* ACPI sleep control */
+    PORT_SLEEP = 0x606, /* ACPI sleep control */
     PORT_RESET = 0x64,
 };
 
@@ -83,6 +81,9 @@ static inline void cpu_relax(void)
 {
     __asm__ volatile("pause" : : : "memory");
 }
+
+/* What the harness wants next: not 0, which means to sleep until an interrupt and to ask again. */
+uint32_t ask(void);
 
 /* Sleeps while *at == seen; any interrupt wakes it. */
 static inline void irq_wait(volatile uint32_t *at, uint32_t seen)

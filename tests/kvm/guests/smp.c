@@ -2,7 +2,7 @@
  *
  *   cpus=N    as many as the machine has
  *
- * When all count, the first CPU marks 1; asked by PORT_ASK it says at PORT_ANSWER how many CPUs have counted on
+ * When all count, the first CPU marks 1; asked, it says at PORT_ANSWER how many CPUs have counted on
  * since it was asked before, with their registers as they should be. */
 #include "rt.h"
 
@@ -53,6 +53,6 @@ void guest_main(unsigned cpu)
     out32(PORT_MARK, 1);
     for (;;) {
         out32(PORT_ANSWER, cpus_alive(cpus));
-        in32(PORT_ASK);
+        ask();
     }
 }
