@@ -34,6 +34,7 @@ enum { LOOP_BATCH = 16 };
 struct loop {
     int epoll_fd, wake_fd;
     bool stopped;
+    void *owner;                        /* for on_wake */
     void (*on_wake)(struct loop *loop); /* called on the loop's thread after loop_wake(); may be NULL */
     struct loop_source wake;
     struct list timers; /* sorted by deadline */

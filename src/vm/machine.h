@@ -25,7 +25,6 @@
 #include "arch/ioapic.h"
 #include "arch/vcpu_state.h"
 #include "base/err.h"
-#include "dev/blk.h"
 #include "dev/rng.h"
 #include "dev/serial.h"
 #include "dev/vmgenid.h"
@@ -42,7 +41,7 @@
 struct machine;
 
 /* Slots of virtio devices on the board: fixed, so that a device keeps its window and its interrupt line. */
-enum machine_slot { MACHINE_VSOCK, MACHINE_RNG, MACHINE_BLK, MACHINE_SLOTS };
+enum machine_slot { MACHINE_VSOCK, MACHINE_RNG, MACHINE_SLOTS };
 
 struct machine_config {
     uint64_t mem_bytes; /* whole pages */
@@ -74,7 +73,6 @@ struct machine_host {
     struct loop *loop;
     int vsock_fd;   /* listening Unix socket of the vsock device */
     int console_fd; /* regular file */
-    const struct blk_backend *disk;
     bool log_dirty; /* KVM logs the pages that CPUs write, from birth */
 };
 
@@ -98,12 +96,11 @@ struct machine {
     struct ioapic ioapic;
     struct vsock vsock;
     struct rng rng;
-    struct blk blk;
     struct vmgenid vmgenid;
     struct vcpu vcpu[BOARD_VCPUS_MAX];
 
     /* Host. */
-    enum machine_state phase_state;
+    enum machine_state phase;
     struct machine_hooks hooks;
     struct machine_host host;
     int vm_fd;
@@ -148,6 +145,9 @@ int machine_start(struct machine *m, struct err *err);
 int machine_park(struct machine *m, bool save, struct err *err);
 /* parked -> running. */
 int machine_resume(struct machine *m, struct err *err);
+
+/* Whether this host can run the machine's saved state; the error names the feature it lacks. */
+int machine_check_host(const struct machine *m, int kvm_fd, struct err *err);
 
 /* The device in a slot, or NULL where the board has none. */
 struct virtio_dev *machine_virtio(struct machine *m, unsigned slot);

@@ -1,0 +1,80 @@
+/* sandbox.c: a fork of a template becomes a running virtual machine.
+ *
+ *   unborn    attaches its copy of the machine to a KVM VM, restores the state. It ends when its socket closes.
+ *   born      BORN was sent with the descriptor of its own memory: the controller has all it needs to kill,
+ *             branch or adopt it. It waits for GO; no guest code has run. It still ends when its socket closes.
+ *   running   the guest runs. It outlives its controller. */
+#include "base/log.h"
+#include "base/own.h"
+#include "sys/own_memory.h"
+#include "vmm/roles.h"
+#include "vmm/runner.h"
+
+#include <stdlib.h>
+
+/* Sandboxes go before templates when the host is out of memory. */
+enum { OOM_SCORE = 500 };
+
+static int attach(struct runner *runner, const struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
+{
+    struct machine_host host = {.kvm_fd = origin->kvm_fd,
+                                .loop = &runner->loop,
+                                .vsock_fd = spawn->fd[CTL_FD_VSOCK],
+                                .console_fd = spawn->fd[CTL_FD_CONSOLE],
+                                .log_dirty = true};
+    struct machine_hooks hooks = runner_hooks(runner);
+    int rc = machine_attach(runner->machine, &host, &hooks, err);
+    return rc < 0 ? rc : machine_restore(runner->machine, err);
+}
+
+/* 1: GO; 0: not to be, quietly. */
+static int wait_for_go(int sock, struct err *err)
+{
+    struct ctl_message m;
+    int rc = ctl_recv(sock, &m, err);
+    if (rc <= 0)
+        return rc;
+    ctl_message_close(&m);
+    return m.type == CTL_GO ? 1 : 0;
+}
+
+static int become(struct runner *runner, const struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
+{
+    int sock = spawn->fd[CTL_FD_CTL];
+    int memory = own_memory_open(origin->proc_fd, err);
+    if (memory < 0)
+        return memory;
+    int rc = own_memory_set_oom_score(origin->proc_fd, OOM_SCORE, NULL);
+    (void)rc; /* a preference, not a promise */
+    rc = loop_init(&runner->loop, err);
+    if (rc == 0)
+        rc = control_init(&runner->control, &runner->loop, CTL_ROLE_SANDBOX, spawn->spawn.id, spawn->spawn.secret,
+                          steal_fd(&spawn->fd[CTL_FD_CTL]), steal_fd(&spawn->fd[CTL_FD_LISTEN]), memory, err);
+    if (rc == 0)
+        rc = attach(runner, origin, spawn, err);
+    if (rc < 0)
+        return rc;
+    control_send_birth(&runner->control, CTL_BORN, spawn->request);
+    rc = wait_for_go(sock, err);
+    if (rc <= 0)
+        exit(rc < 0);
+    return machine_start(runner->machine, err);
+}
+
+_Noreturn void sandbox_run(const struct vmm_origin *origin, struct machine *m, struct ctl_message *spawn)
+{
+    static struct runner runner;
+    struct err err = {0};
+    int sock = spawn->fd[CTL_FD_CTL];
+    runner.machine = m;
+    runner.control.owner = &runner;
+    runner.control.request = runner_on_request;
+    runner.control.lost = runner_on_lost;
+    fd_close(&spawn->fd[CTL_FD_CGROUP]);
+    if (become(&runner, origin, spawn, &err) < 0) {
+        ctl_send_failed(sock, spawn->request, &err, NULL);
+        log_error("%s: %s", spawn->spawn.id, err.text);
+        exit(1);
+    }
+    exit(runner_run(&runner));
+}

@@ -1,0 +1,130 @@
+/* template.c: a template holds a machine that has state and no host, and forks.
+ *
+ * It has one thread and no VM. It serves SPAWN one after the other: a fork into the cgroup that was made for the
+ * child, whose pidfd goes to the controller. Everything else is the child's (sandbox.c). It must not touch guest
+ * memory, which would make pages of its own that every fork copies the tables of. */
+#include "base/log.h"
+#include "base/own.h"
+#include "sys/clone.h"
+#include "sys/own_memory.h"
+#include "vmm/roles.h"
+
+#include <signal.h>
+#include <string.h>
+
+struct template
+{
+    const struct vmm_origin *origin;
+    struct loop loop;
+    struct control control;
+    struct machine *machine;
+    int exit_status;
+};
+
+/* What of the template's own must not live on in a sandbox. */
+static void shed(struct template *t)
+{
+    control_destroy(&t->control);
+    loop_destroy(&t->loop);
+}
+
+static void spawn(struct template *t, struct ctl_message *m)
+{
+    struct err err = {0};
+    own_fd int pidfd = -1;
+    struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
+    pid_t pid = clone_fork(&spec, &pidfd, &err);
+    if (pid == 0) {
+        shed(t);
+        sandbox_run(t->origin, t->machine, m);
+    }
+    if (pid < 0) {
+        control_send_failed(&t->control, m->request, &err);
+        return;
+    }
+    struct ctl_message reply;
+    ctl_message_init(&reply, CTL_SPAWNED, m->request);
+    reply.pid.pid = (uint32_t)pid;
+    reply.fd[CTL_FD_PIDFD] = pidfd;
+    control_send(&t->control, &reply);
+}
+
+static void on_request(struct control *control, struct ctl_message *m)
+{
+    struct template *t = control->owner;
+    struct err err = {0};
+    switch (m->type) {
+    case CTL_SPAWN:
+        spawn(t, m);
+        break;
+    case CTL_QUIT:
+        t->exit_status = 0;
+        loop_stop(&t->loop);
+        break;
+    default:
+        err_say(&err, EINVAL, "a template cannot do %s", ctl_type_name(m->type));
+        control_send_failed(control, m->request, &err);
+    }
+    ctl_message_close(m);
+}
+
+static void on_lost(struct control *control)
+{
+    log_info("%s: the controller went away; waiting for another", control->id);
+}
+
+/* The frozen layers belong to the machine from here on, the other descriptors are done with. */
+static int open_machine(struct template *t, struct ctl_message *load, struct err *err)
+{
+    const struct ctl_image *described = &load->load.image;
+    struct image image = {
+        .size = described->mem_bytes, .data_bytes = described->data_bytes, .zero_count = described->zero_count};
+    if (image.zero_count > IMAGE_ZERO_MAX)
+        return err_say(err, EINVAL, "the image has %u zero ranges instead of at most %d", image.zero_count,
+                       IMAGE_ZERO_MAX);
+    for (unsigned i = 0; i < image.zero_count; i++)
+        image.zero[i] = (struct image_range){described->zero[i].offset, described->zero[i].len};
+    int rc = template_open(load->fd[CTL_FD_MEMORY], &image, load->fd[CTL_FD_STATE], described->state_bytes, &t->machine,
+                           err);
+    if (rc == 0)
+        rc = machine_check_host(t->machine, t->origin->kvm_fd, err);
+    fd_close(&load->fd[CTL_FD_MEMORY]);
+    fd_close(&load->fd[CTL_FD_STATE]);
+    return rc;
+}
+
+int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *load)
+{
+    struct template t = {.origin = origin};
+    struct err err = {0};
+    t.control.owner = &t;
+    t.control.request = on_request;
+    t.control.lost = on_lost;
+
+    /* Ended children need no one to wait for them: their end is told by pidfds. */
+    signal(SIGCHLD, SIG_IGN);
+    int keep[CTL_FDS + 1];
+    memcpy(keep, load->fd, sizeof load->fd);
+    keep[CTL_FDS] = sock;
+    int rc = vmm_jail(origin, &load->load.jail, keep, CTL_FDS + 1, &err);
+    int memory = rc == 0 ? own_memory_open(origin->proc_fd, &err) : -1;
+    if (rc == 0 && memory < 0)
+        rc = memory;
+    if (rc == 0)
+        rc = open_machine(&t, load, &err);
+    if (rc == 0)
+        rc = loop_init(&t.loop, &err);
+    if (rc == 0)
+        rc = control_init(&t.control, &t.loop, CTL_ROLE_TEMPLATE, load->load.id, load->load.secret, sock,
+                          steal_fd(&load->fd[CTL_FD_LISTEN]), memory, &err);
+    if (rc < 0) {
+        ctl_send_failed(sock, load->request, &err, NULL);
+        return 1;
+    }
+    control_send_birth(&t.control, CTL_LOADED, load->request);
+    if (loop_run(&t.loop, &err) < 0) {
+        log_error("%s: %s", t.control.id, err.text);
+        return 1;
+    }
+    return t.exit_status;
+}
