@@ -1,6 +1,7 @@
 """The command line of lab/run."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 from . import image, qemu, say
+from .batch import batch_parse, batch_run
 from .session import STATUS_LAB_FAILED, Request, Session
 
 DESCRIPTION = """\
@@ -54,6 +56,12 @@ def parser_make():
     parser.add_argument("--fresh", action="store_true",
                         help="boot, and neither use nor make a saved host")
     parser.add_argument("--quiet", action="store_true", help="no progress lines")
+    parser.add_argument("--batch", metavar="FILE",
+                        help="run the commands of FILE (- is stdin), each in a lab of its own, two"
+                             " at a time; a line is NAME, SECONDS, COMMAND with tabs between;"
+                             " status 77 is a skip, the last line of output its reason")
+    parser.add_argument("--results", metavar="FILE",
+                        help="with --batch: write a JSON object a line for each command")
     parser.add_argument("--setup", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--refresh", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
@@ -64,36 +72,66 @@ def tree_top():
     return str(pathlib.Path(__file__).resolve().parents[2])
 
 
-def request_make(parser, options):
-    """A Request from the options, or the parser's error."""
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        parser.error("a COMMAND is needed")
+def options_check(parser, options):
+    """The parser's error for whatever cannot be meant."""
+    options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if bool(options.command) == bool(options.batch):
+        parser.error("a COMMAND or a --batch is needed")
+    if options.results and not options.batch:
+        parser.error("--results goes with --batch")
     if len(options.payload) > len(qemu.DELIVERIES) - 1:
         parser.error(f"at most {len(qemu.DELIVERIES) - 1} payloads")
     for path in options.payload:
         if not os.path.exists(path):
             parser.error(f"--payload {path}: there is no such file")
-    pairs = [pair.partition("=") for pair in options.env]
-    if bad := [name for name, sign, _ in pairs if not sign or not name]:
-        parser.error(f"--env {bad[0]}: NAME=VALUE is needed")
+    for pair in options.env:
+        if pair.find("=") < 1:
+            parser.error(f"--env {pair}: NAME=VALUE is needed")
     if not 512 <= options.mem <= 65536:
         parser.error("--mem: 512 to 65536 MiB")
+    if options.build and not os.path.isdir(options.build):
+        parser.error(f"--build {options.build}: there is no such directory")
+
+
+def request_make(options):
+    """What Session shall do, from checked options."""
     top = tree_top()
     build = os.path.abspath(options.build or os.path.join(top, "build"))
-    if not os.path.isdir(build):
-        if options.build:
-            parser.error(f"--build {options.build}: there is no such directory")
-        build = None
     cwd = os.getcwd()
     return Request(
-        command=command, top=top, build=build, seconds=options.time, mem_mib=options.mem,
-        fresh=options.fresh, warm=options.warm,
+        command=options.command, top=top, build=build if os.path.isdir(build) else None,
+        seconds=options.time, mem_mib=options.mem, fresh=options.fresh, warm=options.warm,
         cwd=cwd if os.path.commonpath([cwd, top]) == top else top,
         payloads=tuple(os.path.abspath(path) for path in options.payload),
         out=tuple(os.path.abspath(path) for path in options.out),
-        env={name: value for name, _, value in pairs},
+        env=dict(pair.split("=", 1) for pair in options.env),
     )
+
+
+def batch_command(options):
+    """lab/run with the options that all commands of a batch share."""
+    words = [sys.executable, os.path.join(tree_top(), "lab", "run"), "--quiet"]
+    for name in ("build", "warm"):
+        if value := getattr(options, name):
+            words += [f"--{name}", value]
+    for name in ("payload", "out", "env"):
+        for value in getattr(options, name):
+            words += [f"--{name}", value]
+    return [*words, "--mem", str(options.mem), *(["--fresh"] if options.fresh else [])]
+
+
+def batch(options):
+    # The first restore makes whatever is missing, and shows that it does.
+    shown = [word for word in batch_command(options) if word != "--quiet"]
+    if status := subprocess.run([*shown, "true"], stdin=subprocess.DEVNULL, check=False).returncode:
+        raise say.LabError(f"The lab could not be prepared (status {status}).")
+    with contextlib.ExitStack() as files:
+        lines = sys.stdin
+        if options.batch != "-":
+            lines = files.enter_context(open(options.batch, encoding="utf-8"))
+        entries = batch_parse(lines)
+        results = files.enter_context(open(options.results, "w")) if options.results else None
+        return batch_run(entries, batch_command(options), results)
 
 
 def end_on_signals():
@@ -118,7 +156,10 @@ def main(args):
         if options.setup:
             image.image_ensure(options.refresh)
             return 0
-        return Session(request_make(parser, options)).run()
+        options_check(parser, options)
+        if options.batch:
+            return batch(options)
+        return Session(request_make(options)).run()
     except (say.LabError, OSError, subprocess.CalledProcessError) as failure:
         say.say(str(failure))
         return STATUS_LAB_FAILED

@@ -124,7 +124,7 @@ def root_unpack(packages, root):
         link = root / "usr/bin" / name
         if not link.exists():
             link.symlink_to(target)
-    for name in ("proc", "sys", "dev", "run", "tmp", "var/tmp", "root", "lab"):
+    for name in ("proc", "sys", "dev", "run", "tmp", "var/tmp", "root", "mnt", "home", "lab"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").chmod(0o1777)
     run(["ldconfig", "-r", root])
