@@ -90,8 +90,9 @@ def delivery_mount(serial, paths, writable):
         source = f"{base}/ro{path}"
         if not os.path.isdir(source):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "ab"):
-                pass
+            if not os.path.exists(path):
+                with open(path, "xb"):
+                    pass
             mount(source, path, "", MS_BIND)
             continue
         os.makedirs(path, exist_ok=True)

@@ -155,14 +155,15 @@ def main(args):
             raise say.LabError(f"Not installed: {' '.join(missing)}. Run lab/setup.")
         if options.setup:
             image.image_ensure(options.refresh)
-            return 0
+            options.command = ["true"]  # makes the saved host, too
         options_check(parser, options)
         if options.batch:
             return batch(options)
         return Session(request_make(options)).run()
+    except BrokenPipeError:
+        # What is still buffered for a reader that left must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (say.LabError, OSError, subprocess.CalledProcessError) as failure:
         say.say(str(failure))
-        return STATUS_LAB_FAILED
-    except BrokenPipeError:
-        sys.stderr.close()
         return STATUS_LAB_FAILED

@@ -43,6 +43,10 @@ class HostLost(LabError):
         self.oopsed = oopsed
 
 
+class MountFailed(LabError):
+    """The host is well, but cannot show what was delivered."""
+
+
 class TimedOut(Exception):
     """The time limit passed before the answer came."""
 
@@ -117,7 +121,7 @@ class Host:
             Frame.HELLO, clock_ns=time.time_ns(), seed=os.urandom(SEED_BYTES).hex(), mounts=mounts
         )
         if error := self._ready_wait(seconds):
-            raise LabError(f"The emulated host could not mount: {error}.")
+            raise MountFailed(f"The emulated host could not mount: {error}.")
 
     def hold(self, seconds):
         """Bring the host to where it can be saved; only hello() ends that."""

@@ -7,7 +7,7 @@ import sys
 import time
 
 from . import cache, delivery, image, slot
-from .host import HostLost, TimedOut
+from .host import HostLost, MountFailed, TimedOut
 from .saved import (
     BOOT_SECONDS, HOLD_SECONDS, HOSTS_KEPT, RESTORE_SECONDS, WARM_KEPT, Machine, host_save,
     ram_copy,
@@ -146,6 +146,8 @@ class Session:
                     ram_copy(saved, folder)
                 host = self._machine.restore(saved, folder, self._files, keep_ram)
                 return self._greeted(host, mounts, RESTORE_SECONDS)
+            except MountFailed:
+                raise
             except LabError as failure:
                 say(f"a saved host could not be restored and is made anew: {failure}")
                 cache.entry_remove(saved)
