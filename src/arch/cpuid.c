@@ -23,7 +23,7 @@ struct feature {
 
 static const struct feature features[] = {
 #define F(leaf, subleaf, reg, bit, name) {leaf, subleaf, reg, bit, #name},
-#include "arch/cpuid_features.h"
+#include "arch/cpuid_features.inc"
 #undef F
 };
 

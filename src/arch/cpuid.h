@@ -1,6 +1,6 @@
 /* cpuid.h: what the guest's CPUs say they are.
  *
- * Theory of operation. The guest sees a feature only if it stands in the list of cpuid_features.h *and* this
+ * Theory of operation. The guest sees a feature only if it stands in the list of cpuid_features.inc *and* this
  * host's KVM supports it; a leaf that is not dealt with here reads as zero. So a host newer than this list
  * never shows a guest something whose state nobody saves. Left out on purpose, since their state is saved by
  * halves or means nothing elsewhere: nested virtualisation, CET, performance counters, AMX, MPX, processor
