@@ -1,5 +1,8 @@
 /* vsock.c: the side of the vsock device that the guest sees: queues, gate, refusals. See vsock.h. Section numbers
- * are those of virtio 1.2. */
+ * are those of virtio 1.2.
+ *
+ * SECCOMP: accept4 - clients of the guest
+ */
 #include "dev/vsock.h"
 
 #include "base/clock.h"

@@ -1,5 +1,11 @@
 /* vsock_conn.c: the side of the vsock device that clients see: their sockets and the bytes that go through.
- * See vsock_conn.h. */
+ * See vsock_conn.h.
+ *
+ * SECCOMP: recvfrom - the first line of a client
+ * SECCOMP: readv - what a client sends, straight into guest memory
+ * SECCOMP: sendto - what the guest sends to a client
+ * SECCOMP: shutdown - a half-close of the guest reaches its client
+ */
 #include "dev/vsock_conn.h"
 
 #include "base/log.h"

@@ -1,4 +1,10 @@
-/* image.c: see image.h. */
+/* image.c: see image.h.
+ * SECCOMP: memfd_create - memory to boot on, and for the state of a parked machine
+ * SECCOMP: ftruncate - gives them their sizes
+ * SECCOMP: lseek - finds data and holes of the image
+ * SECCOMP: fallocate - punches zero ranges, fills other holes
+ * SECCOMP: fcntl[a1 in F_ADD_SEALS F_GET_SEALS] - seals images, and checks those that were handed over
+ */
 #include "mem/image.h"
 
 #include "base/own.h"

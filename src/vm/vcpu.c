@@ -1,4 +1,7 @@
-/* vcpu.c: see vcpu.h. */
+/* vcpu.c: see vcpu.h.
+ * SECCOMP: ioctl[a1 == KVM_RUN] - runs the guest
+ * SECCOMP: tgkill[a2 == SIGUSR1] - makes a thread leave the guest
+ */
 #include "vm/vcpu.h"
 
 #include "vm/bus.h"
@@ -13,14 +16,10 @@
 #include <unistd.h>
 
 enum {
+    KICK_SIGNAL = SIGUSR1,
     VCPU_STACK = 256 << 10,
     ENOMEM_TRIES = 16, /* some kernels fail the first KVM_RUN of a VM that way */
 };
-
-static int kick_signal(void)
-{
-    return SIGRTMIN + 1;
-}
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t while_equal)
 {
@@ -40,7 +39,7 @@ static void kick_handler(int signal)
 int vcpu_signal_init(struct err *err)
 {
     struct sigaction action = {.sa_handler = kick_handler};
-    if (sigaction(kick_signal(), &action, NULL) < 0)
+    if (sigaction(KICK_SIGNAL, &action, NULL) < 0)
         return err_set(err, errno, "install the kick signal");
     return 0;
 }
@@ -106,7 +105,7 @@ static void *vcpu_main(void *arg)
     struct machine *m = v->machine;
     sigset_t kick;
     sigemptyset(&kick);
-    sigaddset(&kick, kick_signal());
+    sigaddset(&kick, KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 
     unsigned enomem = 0;
@@ -166,7 +165,7 @@ void vcpu_order_all(struct machine *m, enum vcpu_order order)
         if (!v->started)
             continue;
         __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-        pthread_kill(v->thread, kick_signal());
+        pthread_kill(v->thread, KICK_SIGNAL);
     }
 }
 

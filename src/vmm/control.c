@@ -1,4 +1,6 @@
-/* control.c: see control.h. */
+/* control.c: see control.h.
+ * SECCOMP: accept4 - a new controller adopts the process
+ */
 #include "vmm/control.h"
 
 #include "base/log.h"

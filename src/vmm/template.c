@@ -21,11 +21,12 @@ struct template
     int exit_status;
 };
 
-/* What of the template's own must not live on in a sandbox. */
+/* What of the template's own must not live on in a sandbox. The loop goes first: its epoll instance is shared with
+ * the template, and what is removed from it is removed there. */
 static void shed(struct template *t)
 {
-    control_destroy(&t->control);
     loop_destroy(&t->loop);
+    control_destroy(&t->control);
 }
 
 static void spawn(struct template *t, struct ctl_message *m)
