@@ -1,0 +1,202 @@
+/* adopt.c: see adopt.h.
+ *
+ * For every row of the registry the VMM is asked through its listening socket, with the row's secret: the one
+ * that answers is the one. A row in state making is an intent whose controller died: what lives of it is killed,
+ * the row removed. A ready row whose VMM answers is taken over; one whose VMM is dead is removed, or, if it is a
+ * snapshot, kept as failed with the reason, so that its user is told. Snapshots come first, as the sandboxes
+ * hold on to them. In the end every directory in the run directory that has no row is removed. */
+#include "controller/adopt.h"
+
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/monitor.h"
+#include "controller/sandboxes.h"
+#include "controller/snapshots.h"
+#include "sys/cgroup.h"
+
+#include <string.h>
+
+struct rows {
+    struct snapshot_row *snapshot;
+    struct sandbox_row *sandbox;
+    size_t snapshots, sandboxes;
+};
+
+static int keep_snapshot(void *arg, const struct snapshot_row *row)
+{
+    struct rows *rows = arg;
+    struct snapshot_row *grown = reallocarray(rows->snapshot, rows->snapshots + 1, sizeof *grown);
+    if (!grown)
+        return -ENOMEM;
+    rows->snapshot = grown;
+    rows->snapshot[rows->snapshots++] = *row;
+    return 0;
+}
+
+static int keep_sandbox(void *arg, const struct sandbox_row *row)
+{
+    struct rows *rows = arg;
+    struct sandbox_row *grown = reallocarray(rows->sandbox, rows->sandboxes + 1, sizeof *grown);
+    if (!grown)
+        return -ENOMEM;
+    rows->sandbox = grown;
+    rows->sandbox[rows->sandboxes++] = *row;
+    return 0;
+}
+
+static struct snapshot *snapshot_of(struct controller *c, const char *id)
+{
+    struct snapshot *found = NULL;
+    list_for_each (n, &c->fleet.snapshots) {
+        struct snapshot *s = list_entry(n, struct snapshot, link);
+        if (!strcmp(s->template.id, id))
+            found = s;
+    }
+    return found;
+}
+
+/* An id from the file becomes a name in directories. */
+static bool id_sound(const char *id)
+{
+    if (rest_id_valid(id))
+        return true;
+    log_error("the state file holds a bad id; the row is ignored");
+    return false;
+}
+
+static int tree_open(struct controller *c, struct snapshot *s)
+{
+    struct err err;
+    if (c->cgroup >= 0 && cgroup_create(c->cgroup, s->template.id, &s->cgroup, &err) < 0)
+        log_warn("%s", err.text);
+    return 0;
+}
+
+static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, struct adoption *adoption,
+                          struct err *err)
+{
+    struct err why;
+    struct snapshot *s = snapshot_new(row->tag);
+    if (!s)
+        return err_say(err, ENOMEM, "out of memory");
+    memcpy(s->template.id, row->id, sizeof s->template.id);
+    memcpy(s->template.secret, row->secret, sizeof s->template.secret);
+    memcpy(s->reason, row->reason, sizeof s->reason);
+    s->created_at_unix = row->created_at_unix;
+    s->has_disk = row->has_disk;
+    tree_open(c, s);
+
+    bool lives = row->state != ROW_FAILED && vmm_adopt(&c->run, &s->template, &why) == 0;
+    s->state = row->state == ROW_HIDDEN ? SNAPSHOT_HIDDEN : lives ? SNAPSHOT_READY : SNAPSHOT_FAILED;
+    int rc = fleet_snapshot_add(&c->fleet, s, err);
+    if (rc == 0 && row->state == ROW_MAKING) {
+        vmm_destroy(&s->template);
+        snapshot_finish(c, s);
+        adoption->undone++;
+    } else if (rc == 0 && lives) {
+        monitor_watch_snapshot(c->monitor, s);
+        adoption->snapshots++;
+    } else if (rc == 0 && row->state == ROW_READY) {
+        s->state = SNAPSHOT_READY; /* as it was; its burial makes it failed and writes that down */
+        log_warn("snapshot %s: %s", s->tag, why.text);
+        snapshot_bury(c, s);
+        adoption->reaped++;
+    }
+    snapshot_unref(&c->fleet, s);
+    return rc;
+}
+
+static void sandbox_leftovers(struct controller *c, const struct snapshot *base, const char *id)
+{
+    struct err err;
+    if (base && base->cgroup >= 0 && cgroup_remove(base->cgroup, id, &err) < 0)
+        log_warn("%s", err.text);
+    rundir_remove(&c->run, id);
+    if (registry_sandbox_remove(c->registry, id, &err) < 0)
+        log_error("%s", err.text);
+}
+
+static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, struct adoption *adoption,
+                         struct err *err)
+{
+    struct err why;
+    struct snapshot *base = snapshot_of(c, row->snapshot_id);
+    struct vmm vmm = VMM_EMPTY;
+    memcpy(vmm.id, row->id, sizeof vmm.id);
+    memcpy(vmm.secret, row->secret, sizeof vmm.secret);
+    bool lives = vmm_adopt(&c->run, &vmm, &why) == 0;
+    if (!lives || !base || row->state != ROW_READY) {
+        vmm_destroy(&vmm);
+        sandbox_leftovers(c, base, row->id);
+        if (row->state == ROW_READY)
+            log_warn("sandbox %s is gone: %s", row->id, lives ? "its snapshot is unknown" : why.text);
+        adoption->reaped += row->state == ROW_READY;
+        adoption->undone += row->state != ROW_READY;
+        return 0;
+    }
+    struct sandbox *b = sandbox_new(&c->fleet, base);
+    if (!b) {
+        vmm_release(&vmm);
+        return err_say(err, ENOMEM, "out of memory");
+    }
+    b->vmm = vmm;
+    b->created_at_unix = row->created_at_unix;
+    b->memory_limit_mib = row->memory_limit_mib;
+    if (base->cgroup >= 0 && cgroup_create(base->cgroup, b->vmm.id, &b->cgroup, &why) < 0)
+        log_warn("%s", why.text);
+    pthread_mutex_lock(&c->fleet.lock);
+    base->children++;
+    pthread_mutex_unlock(&c->fleet.lock);
+    fleet_sandbox_add(&c->fleet, b);
+    monitor_watch_sandbox(c->monitor, b);
+    sandbox_unref(&c->fleet, b);
+    adoption->sandboxes++;
+    return 0;
+}
+
+static bool has_seat(void *arg, const char *id)
+{
+    struct controller *c = arg;
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, id);
+    sandbox_unref(&c->fleet, b);
+    return b || snapshot_of(c, id);
+}
+
+/* Hidden snapshots whose last child went while no controller was running. */
+static void retire_childless(struct controller *c)
+{
+    struct snapshot **all = fleet_snapshots(&c->fleet, true);
+    for (struct snapshot **s = all; s && *s; s++)
+        snapshot_children_left(c, *s, 0);
+    fleet_snapshots_release(&c->fleet, all);
+}
+
+static int adopt_rows(struct controller *c, const struct rows *rows, struct adoption *adoption, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < rows->snapshots; i++)
+        if (id_sound(rows->snapshot[i].id))
+            rc = snapshot_adopt(c, &rows->snapshot[i], adoption, err);
+    for (size_t i = 0; rc == 0 && i < rows->sandboxes; i++)
+        if (id_sound(rows->sandbox[i].id))
+            rc = sandbox_adopt(c, &rows->sandbox[i], adoption, err);
+    if (rc == 0) {
+        retire_childless(c);
+        adoption->litter = rundir_sweep(&c->run, has_seat, c);
+    }
+    return rc;
+}
+
+int adopt_all(struct controller *c, struct adoption *adoption, struct err *err)
+{
+    struct rows rows = {0};
+    *adoption = (struct adoption){0};
+    int rc = registry_snapshots_each(c->registry, keep_snapshot, &rows, err);
+    if (rc == 0)
+        rc = registry_sandboxes_each(c->registry, keep_sandbox, &rows, err);
+    if (rc == 0)
+        rc = adopt_rows(c, &rows, adoption, err);
+    free(rows.snapshot);
+    free(rows.sandbox);
+    return rc;
+}

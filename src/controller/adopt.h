@@ -1,0 +1,15 @@
+/* adopt.h: what an earlier controller left is taken over, finished or removed. */
+#ifndef FORKD_CONTROLLER_ADOPT_H
+#define FORKD_CONTROLLER_ADOPT_H
+
+#include "controller/controller.h"
+
+struct adoption {
+    unsigned sandboxes, snapshots;   /* adopted */
+    unsigned reaped, undone, litter; /* dead ones, intents, directories without a row */
+};
+
+/* Before any request is served and before the monitor gets anything else. */
+int adopt_all(struct controller *c, struct adoption *adoption, struct err *err);
+
+#endif

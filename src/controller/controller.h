@@ -1,0 +1,30 @@
+/* controller.h: what the parts of forkd-controller share.
+ *
+ * Threads: one of libmicrohttpd's speaks HTTP; the workers do what waits; the monitor watches every living VMM.
+ * The main thread starts them, waits for a signal and ends them in reverse. */
+#ifndef FORKD_CONTROLLER_CONTROLLER_H
+#define FORKD_CONTROLLER_CONTROLLER_H
+
+#include "controller/fleet.h"
+#include "controller/registry.h"
+#include "controller/rundir.h"
+#include "controller/workers.h"
+
+#include <limits.h>
+
+struct monitor;
+
+struct controller {
+    char program[PATH_MAX]; /* forkd-vmm */
+    char snapshot_root[PATH_MAX], images[PATH_MAX];
+    unsigned spawns_at_once; /* children of one request in flight */
+    struct rundir run;
+    int cgroup; /* forkd's directory, -1: this host has none */
+    char cgroup_reason[ERR_TEXT_MAX];
+    struct registry *registry;
+    struct fleet fleet;
+    struct workers *workers;
+    struct monitor *monitor;
+};
+
+#endif

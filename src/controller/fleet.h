@@ -1,0 +1,107 @@
+/* fleet.h: the snapshots and sandboxes this controller knows, in memory.
+ *
+ * Theory of operation. The registry is what survives; the fleet is what is: each object holds the descriptors of
+ * its living process. Objects are counted references. One lock guards all states, counts and both tables; it is
+ * never held while something waits or a file is written.
+ *
+ * States of a snapshot, and who leaves them:
+ *
+ *     WRITING  being made by snapshot_create(): listed, not bootable, cannot be deleted.
+ *     READY    its template lives: may be spawned from. Left by snapshot_delete() and by the template's death.
+ *     FAILED   its template died: listed with the reason until it is deleted.
+ *     HIDDEN   deleted, not listed, its tag is free again; its template lives on while it has children.
+ *     GONE     in no table; only references are left.
+ *
+ * States of a sandbox:
+ *
+ *     RUNNING  handed to its user. Left by sandbox_kill() and by its death.
+ *     ENDING   killed; found by nobody any more.
+ *     GONE     its process is dead and nothing of it is left.
+ *
+ * Invariants.
+ * 1. A sandbox holds a reference to its snapshot, and is one of its `children` from before it is forked until it
+ *    is GONE.
+ * 2. Descriptors of an object are closed with its last reference, so whoever holds one may use them. */
+#ifndef FORKD_CONTROLLER_FLEET_H
+#define FORKD_CONTROLLER_FLEET_H
+
+#include "base/list.h"
+#include "controller/vmm_client.h"
+#include "proto/rest.h"
+#include "sys/loop.h"
+
+#include <pthread.h>
+
+enum snapshot_state { SNAPSHOT_WRITING, SNAPSHOT_READY, SNAPSHOT_FAILED, SNAPSHOT_HIDDEN, SNAPSHOT_GONE };
+enum sandbox_state { SANDBOX_RUNNING, SANDBOX_ENDING, SANDBOX_GONE };
+
+struct snapshot {
+    struct list link; /* fleet.snapshots */
+    unsigned refs;
+    char tag[REST_TAG_MAX + 1];
+    uint64_t created_at_unix;
+    bool has_disk;
+    int cgroup; /* of its tree, -1: none */
+    enum snapshot_state state;
+    char reason[ERR_TEXT_MAX]; /* why it FAILED */
+    unsigned children;
+
+    pthread_mutex_t spawning; /* held by the one thread that talks to the template */
+    struct vmm template;
+    struct loop_source death; /* the monitor's */
+    struct list pending;      /* the monitor's */
+};
+
+struct sandbox {
+    struct list link; /* fleet.buckets */
+    unsigned refs;
+    struct snapshot *base;
+    uint64_t created_at_unix, memory_limit_mib;
+    int cgroup; /* its leaf, -1: none */
+    enum sandbox_state state;
+    char reason[ERR_TEXT_MAX]; /* why it ended, as its VMM said */
+
+    struct vmm vmm;
+    struct loop_source death, words; /* the monitor's */
+    struct list pending;             /* the monitor's */
+};
+
+enum { FLEET_BUCKETS = 1024 };
+
+struct fleet {
+    pthread_mutex_t lock;
+    pthread_cond_t gone; /* some object became GONE */
+    struct list snapshots;
+    struct list buckets[FLEET_BUCKETS];
+    unsigned sandboxes;
+};
+
+void fleet_init(struct fleet *fleet);
+void fleet_destroy(struct fleet *fleet);
+
+/* New objects with one reference, the caller's; NULL without memory. */
+struct snapshot *snapshot_new(const char *tag);
+struct sandbox *sandbox_new(struct fleet *fleet, struct snapshot *base);
+void snapshot_unref(struct fleet *fleet, struct snapshot *snapshot);
+void sandbox_unref(struct fleet *fleet, struct sandbox *sandbox);
+
+/* The table takes a reference of its own. -EEXIST: there is a snapshot of that tag that is not HIDDEN. */
+int fleet_snapshot_add(struct fleet *fleet, struct snapshot *snapshot, struct err *err);
+void fleet_sandbox_add(struct fleet *fleet, struct sandbox *sandbox);
+
+/* A reference for the caller, or NULL. Hidden snapshots and ending sandboxes are not found. */
+struct snapshot *fleet_snapshot_find(struct fleet *fleet, const char *tag);
+struct sandbox *fleet_sandbox_find(struct fleet *fleet, const char *id);
+
+/* Out of the table (its reference is dropped) and GONE; waiters are told. True for the first caller only. */
+bool fleet_snapshot_end(struct fleet *fleet, struct snapshot *snapshot);
+bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *sandbox);
+
+/* Everything in a table, hidden and ending ones too where `all`, sorted by tag or id; NULL-terminated, each with a
+ * reference for the caller; fleet_*_release() gives them back. NULL without memory. */
+struct snapshot **fleet_snapshots(struct fleet *fleet, bool all);
+struct sandbox **fleet_sandboxes(struct fleet *fleet, bool all);
+void fleet_snapshots_release(struct fleet *fleet, struct snapshot **snapshots);
+void fleet_sandboxes_release(struct fleet *fleet, struct sandbox **sandboxes);
+
+#endif

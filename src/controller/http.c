@@ -1,0 +1,363 @@
+/* http.c: see http.h. */
+#include "controller/http.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/routes.h"
+
+#include <arpa/inet.h>
+#include <microhttpd.h>
+#include <pthread.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+    HEAD_MAX = 16 * 1024,          /* request line and header fields */
+    CONNECTION_MEMORY = 64 * 1024, /* what libmicrohttpd keeps per connection: more than HEAD_MAX */
+    CONNECTIONS_MAX = 1024,
+    IDLE_SECS = 60,               /* between requests, and between parts of one */
+    DROP_MAX = 4 * REST_BODY_MAX, /* what is read of a body that is refused */
+};
+
+struct http {
+    struct controller *c;
+    struct http_config config;
+    struct MHD_Daemon *daemon;
+    pthread_mutex_t lock;
+    pthread_cond_t idle;
+    unsigned working;
+};
+
+enum request_state { RECEIVING, WORKING, ANSWERED };
+
+struct request {
+    struct http *http;
+    struct MHD_Connection *connection;
+    enum request_state state;
+    uint64_t began_ns;
+    char *target_text;
+    char method[16];
+    struct rest_target target;
+    const struct route *route;
+    const char *param;
+    bool judged, refused;
+    char allowed[64]; /* of a 405 */
+    char *body;
+    size_t len, cap;
+    uint64_t announced, dropped; /* bytes of body */
+    struct reply reply;
+    struct job job;
+};
+
+static void refuse(struct request *rq, unsigned status, const char *text)
+{
+    reply_free(&rq->reply);
+    reply_error(&rq->reply, status, text);
+    rq->refused = true;
+}
+
+/* In time that does not depend on where they differ; the length of the token is no secret. */
+static bool same_token(const char *given, const char *token)
+{
+    size_t len = strlen(token);
+    unsigned char differ = strlen(given) != len;
+    for (size_t i = 0, g = 0; i < len; i++) {
+        differ |= (unsigned char)(given[g] ^ token[i]);
+        g += given[g] != 0;
+    }
+    return !differ;
+}
+
+static const char *header(struct request *rq, const char *name)
+{
+    return MHD_lookup_connection_value(rq->connection, MHD_HEADER_KIND, name);
+}
+
+static void judge_token(struct request *rq)
+{
+    const char *token = rq->http->config.token, *given = header(rq, MHD_HTTP_HEADER_AUTHORIZATION);
+    if (!token || (rq->target.parts == 1 && !strcmp(rq->target.part[0], "healthz")))
+        return;
+    if (!given || strncasecmp(given, "Bearer ", 7) != 0)
+        refuse(rq, 401, "missing bearer token");
+    else if (!same_token(given + 7 + strspn(given + 7, " "), token))
+        refuse(rq, 401, "invalid bearer token");
+}
+
+static void judge_route(struct request *rq)
+{
+    char text[256];
+    rq->route = route_find(rq->method, &rq->target, &rq->param, rq->allowed, sizeof rq->allowed);
+    if (rq->route)
+        return;
+    if (*rq->allowed) {
+        snprintf(text, sizeof text, "method %s is not allowed here; allowed: %s", rq->method, rq->allowed);
+        refuse(rq, 405, text);
+    } else {
+        refuse(rq, 404, "there is nothing under this path");
+    }
+}
+
+static void judge_body(struct request *rq)
+{
+    const char *encoding = header(rq, MHD_HTTP_HEADER_CONTENT_ENCODING);
+    char text[80];
+    if (encoding && strcasecmp(encoding, "identity") != 0) {
+        refuse(rq, 415, "an encoded body is not understood; send it as it is");
+    } else if (rq->announced > REST_BODY_MAX) {
+        snprintf(text, sizeof text, "the body is longer than %d bytes", REST_BODY_MAX);
+        refuse(rq, 413, text);
+    }
+}
+
+/* In this order: who asks, what is asked for, what comes with it. */
+static void judge(struct request *rq)
+{
+    struct err err;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    const char *length = header(rq, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    rq->judged = true;
+    rq->announced = length ? strtoull(length, NULL, 10) : 0;
+    if (info && info->header_size > HEAD_MAX)
+        refuse(rq, 431, "the request's head is too long");
+    else if (rest_parse_target(rq->target_text, &rq->target, &err) < 0)
+        refuse(rq, 400, err.text);
+    if (!rq->refused)
+        judge_token(rq);
+    if (!rq->refused)
+        judge_route(rq);
+    if (!rq->refused || rq->announced > DROP_MAX)
+        judge_body(rq);
+}
+
+/* False: the client sends without end, hang up. */
+static bool receive(struct request *rq, const char *data, size_t len)
+{
+    if (!rq->refused && rq->len + len > REST_BODY_MAX)
+        refuse(rq, 413, "the body is too long");
+    if (rq->refused) {
+        rq->dropped += len;
+        return rq->dropped <= DROP_MAX;
+    }
+    if (rq->len + len > rq->cap) {
+        size_t cap = 2 * (rq->len + len);
+        char *grown = realloc(rq->body, cap);
+        if (!grown)
+            return false;
+        rq->body = grown;
+        rq->cap = cap;
+    }
+    memcpy(rq->body + rq->len, data, len);
+    rq->len += len;
+    return true;
+}
+
+static void run(struct request *rq)
+{
+    struct call call = {.target = &rq->target, .param = rq->param, .body = rq->body ? rq->body : "", .len = rq->len};
+    rq->route->fn(rq->http->c, &call, &rq->reply);
+}
+
+static void work(struct job *job)
+{
+    struct request *rq = list_entry(job, struct request, job);
+    struct http *http = rq->http;
+    run(rq);
+    rq->state = ANSWERED;
+    MHD_resume_connection(rq->connection);
+    pthread_mutex_lock(&http->lock);
+    http->working--;
+    pthread_cond_signal(&http->idle);
+    pthread_mutex_unlock(&http->lock);
+}
+
+static enum MHD_Result answer(struct request *rq)
+{
+    enum MHD_ResponseMemoryMode mode = rq->reply.body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT;
+    struct MHD_Response *response = MHD_create_response_from_buffer(rq->reply.len, rq->reply.body, mode);
+    if (!response)
+        return MHD_NO;
+    rq->reply.body = NULL;
+    rq->state = ANSWERED;
+    if (rq->reply.len)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
+    if (rq->reply.status == 405)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, rq->allowed);
+    if (rq->reply.status == 401)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    enum MHD_Result rc = MHD_queue_response(rq->connection, rq->reply.status, response);
+    MHD_destroy_response(response);
+    return rc;
+}
+
+/* The body is complete: answer, or have a worker find the answer. */
+static enum MHD_Result dispatch(struct request *rq)
+{
+    struct http *http = rq->http;
+    struct err err;
+    if (rq->refused)
+        return answer(rq);
+    if (rq->route->pace == ROUTE_QUICK) {
+        run(rq);
+        return answer(rq);
+    }
+    rq->state = WORKING;
+    rq->job.fn = work;
+    pthread_mutex_lock(&http->lock);
+    http->working++;
+    pthread_mutex_unlock(&http->lock);
+    MHD_suspend_connection(rq->connection);
+    enum worker_kind kind = rq->route->pace == ROUTE_PATIENT ? WORKER_PATIENT : WORKER_ACTING;
+    if (workers_submit(http->c->workers, kind, &rq->job, &err) == 0)
+        return MHD_YES;
+    refuse(rq, 503, err.text);
+    rq->state = ANSWERED;
+    pthread_mutex_lock(&http->lock);
+    http->working--;
+    pthread_mutex_unlock(&http->lock);
+    MHD_resume_connection(rq->connection);
+    return MHD_YES;
+}
+
+static enum MHD_Result handle(void *arg, struct MHD_Connection *connection, const char *url, const char *method,
+                              const char *http_version, const char *data, size_t *len, void **context)
+{
+    struct request *rq = *context;
+    if (!rq)
+        return MHD_NO;
+    if (!rq->judged) {
+        rq->connection = connection;
+        snprintf(rq->method, sizeof rq->method, "%s", method);
+        judge(rq);
+        return rq->announced > DROP_MAX ? answer(rq) : MHD_YES;
+    }
+    if (rq->state == ANSWERED)
+        return answer(rq);
+    if (*len) {
+        bool go_on = receive(rq, data, *len);
+        *len = 0;
+        return go_on ? MHD_YES : MHD_NO;
+    }
+    return rq->state == RECEIVING ? dispatch(rq) : MHD_YES;
+}
+
+/* Called with the request's target before anything else of it is known. */
+static void *begin(void *arg, const char *target, struct MHD_Connection *connection)
+{
+    struct request *rq = calloc(1, sizeof *rq);
+    if (!rq || !(rq->target_text = strdup(target))) {
+        free(rq);
+        return NULL;
+    }
+    rq->http = arg;
+    rq->connection = connection;
+    rq->began_ns = clock_monotonic_ns();
+    return rq;
+}
+
+static void audit(struct request *rq)
+{
+    char remote[INET6_ADDRSTRLEN] = "unix";
+    const union MHD_ConnectionInfo *info =
+        rq->http->config.over_unix ? NULL : MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (info && info->client_addr && info->client_addr->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)info->client_addr)->sin_addr, remote, sizeof remote);
+    else if (info && info->client_addr && info->client_addr->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)info->client_addr)->sin6_addr, remote, sizeof remote);
+    rq->target_text[strcspn(rq->target_text, "?")] = 0;
+    struct audit_line line = {
+        .method = rq->method,
+        .path = rq->target_text,
+        .status = rq->reply.status,
+        .latency_us = (clock_monotonic_ns() - rq->began_ns) / NS_PER_US,
+        .ua = header(rq, MHD_HTTP_HEADER_USER_AGENT),
+        .remote = remote,
+        .token_id = rq->http->config.token && rq->reply.status != 401 ? "token-file" : NULL,
+    };
+    audit_write(rq->http->config.audit, &line);
+}
+
+static void end(void *arg, struct MHD_Connection *connection, void **context, enum MHD_RequestTerminationCode code)
+{
+    struct request *rq = *context;
+    if (!rq)
+        return;
+    if (rq->judged)
+        audit(rq);
+    reply_free(&rq->reply);
+    free(rq->body);
+    free(rq->target_text);
+    free(rq);
+    *context = NULL;
+}
+
+/* Paths are decoded by proto/rest, from the raw target. */
+static size_t leave_escapes(void *arg, struct MHD_Connection *connection, char *text)
+{
+    return strlen(text);
+}
+
+static void mhd_log(void *arg, const char *fmt, va_list args)
+{
+    char text[512];
+    vsnprintf(text, sizeof text, fmt, args);
+    text[strcspn(text, "\n")] = 0;
+    log_debug("http: %s", text);
+}
+
+int http_start(struct controller *c, const struct http_config *config, struct http **http, struct err *err)
+{
+    struct http *h = calloc(1, sizeof *h);
+    if (!h)
+        return err_say(err, ENOMEM, "out of memory");
+    h->c = c;
+    h->config = *config;
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->idle, &attr);
+    pthread_condattr_destroy(&attr);
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | MHD_USE_ITC;
+    h->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, handle, h, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL,
+                         MHD_OPTION_LISTEN_SOCKET, config->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, begin, h,
+                         MHD_OPTION_NOTIFY_COMPLETED, end, h, MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
+                         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT,
+                         (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECS, MHD_OPTION_END);
+    if (!h->daemon) {
+        free(h);
+        return err_say(err, EIO, "the HTTP server cannot be started");
+    }
+    *http = h;
+    return 0;
+}
+
+unsigned http_drain(struct http *h, unsigned secs)
+{
+    struct timespec until;
+    int late = 0;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += secs;
+    int listening = MHD_quiesce_daemon(h->daemon);
+    if (listening >= 0)
+        close(listening);
+    pthread_mutex_lock(&h->lock);
+    while (h->working && !late)
+        late = pthread_cond_timedwait(&h->idle, &h->lock, &until);
+    unsigned left = h->working;
+    pthread_mutex_unlock(&h->lock);
+    return left;
+}
+
+void http_stop(struct http *h)
+{
+    if (!h)
+        return;
+    MHD_stop_daemon(h->daemon);
+    pthread_cond_destroy(&h->idle);
+    pthread_mutex_destroy(&h->lock);
+    free(h);
+}

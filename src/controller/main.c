@@ -1,0 +1,230 @@
+/* main.c: forkd-controller.
+ *
+ * Starts, in this order: the run directory (whose lock makes this the only controller of its state), the
+ * registry, the monitor, adoption of what lives, the workers, HTTP. Ends in reverse. SIGCHLD is SA_NOCLDWAIT: the
+ * kernel collects every child, and how a VMM ended is learnt from its socket and its pidfd. As a subreaper
+ * the controller inherits the sandboxes of a template that died, so that they do not become somebody's zombies. */
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/adopt.h"
+#include "controller/guest_files.h"
+#include "controller/http.h"
+#include "controller/monitor.h"
+#include "controller/options.h"
+#include "controller/sandboxes.h"
+#include "controller/snapshots.h"
+#include "sys/cgroup.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+enum { DRAIN_SECS = 30, THREADS_MAX = 256 };
+
+/* Every sandbox costs four descriptors. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* The signals the main thread waits for, blocked in every thread. */
+static void prepare_signals(sigset_t *awaited)
+{
+    struct sigaction collect = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDWAIT};
+    sigaction(SIGCHLD, &collect, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(awaited);
+    sigaddset(awaited, SIGTERM);
+    sigaddset(awaited, SIGINT);
+    sigaddset(awaited, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, awaited, NULL);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+}
+
+/* The directory of a path, with those above it. */
+static int parents_make(const char *path, struct err *err)
+{
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s", path);
+    for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+            return err_set(err, errno, "make the directory %s", copy);
+        *slash = '/';
+    }
+    return 0;
+}
+
+static int open_state(struct controller *c, const struct options *o, struct err *err)
+{
+    char run[PATH_MAX];
+    int rc = parents_make(o->state, err);
+    if (rc < 0)
+        return rc;
+    snprintf(run, sizeof run, "%.*s.run", PATH_MAX - 8, o->state);
+    rc = rundir_open(run, &c->run, err);
+    if (rc == 0)
+        rc = registry_open(o->state, &c->registry, err);
+    if (rc == 0)
+        rc = rundir_note_pid(&c->run, err);
+    return rc;
+}
+
+static void open_cgroup(struct controller *c)
+{
+    struct err err;
+    c->cgroup = cgroup_base_open(&err);
+    if (c->cgroup < 0) {
+        c->cgroup = -1;
+        memcpy(c->cgroup_reason, err.text, sizeof c->cgroup_reason);
+        log_info("no memory limits on this host: %s", err.text);
+    }
+}
+
+static int open_controller(struct controller *c, const struct options *o, struct err *err)
+{
+    struct adoption adoption;
+    snprintf(c->snapshot_root, sizeof c->snapshot_root, "%s", o->snapshot_root);
+    guest_images_dir(c->images, sizeof c->images);
+    c->spawns_at_once = o->spawns_at_once ? o->spawns_at_once : 2 * (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+    int rc = vmm_program(c->program, sizeof c->program, err);
+    if (rc == 0)
+        rc = open_state(c, o, err);
+    if (rc < 0)
+        return rc;
+    open_cgroup(c);
+    rc = workers_start(&c->workers, THREADS_MAX, err);
+    if (rc == 0)
+        rc = monitor_start(c, &c->monitor, err);
+    if (rc == 0)
+        rc = adopt_all(c, &adoption, err);
+    if (rc == 0 && adoption.sandboxes + adoption.snapshots + adoption.reaped + adoption.undone + adoption.litter)
+        log_info("adopted %u sandboxes and %u snapshots; removed %u dead, %u half-made, %u directories",
+                 adoption.sandboxes, adoption.snapshots, adoption.reaped, adoption.undone, adoption.litter);
+    return rc;
+}
+
+/* --kill-on-exit */
+static void kill_all(struct controller *c)
+{
+    struct err err;
+    struct sandbox **boxes = fleet_sandboxes(&c->fleet, false);
+    for (struct sandbox **b = boxes; b && *b; b++)
+        if (sandbox_kill(c, (*b)->vmm.id, &err) < 0)
+            log_error("%s", err.text);
+    fleet_sandboxes_release(&c->fleet, boxes);
+    struct snapshot **snapshots = fleet_snapshots(&c->fleet, false);
+    for (struct snapshot **s = snapshots; s && *s; s++)
+        if (snapshot_delete(c, (*s)->tag, &err) < 0)
+            log_error("%s", err.text);
+    fleet_snapshots_release(&c->fleet, snapshots);
+}
+
+static void close_controller(struct controller *c)
+{
+    monitor_stop(c->monitor);
+    workers_stop(c->workers);
+    fleet_destroy(&c->fleet);
+    registry_close(c->registry);
+    fd_close(&c->cgroup);
+    rundir_close(&c->run);
+}
+
+/* The audit log: the default place may be closed to this user, one that was asked for must work. */
+static int open_audit(const struct options *o, struct audit **audit, struct err *err)
+{
+    int rc = o->audit_log_chosen || geteuid() == 0 ? parents_make(o->audit_log, err) : 0;
+    if (rc == 0)
+        rc = audit_open(o->audit_log, audit, err);
+    if (rc < 0 && !o->audit_log_chosen) {
+        log_warn("%s; going on without an audit log", err->text);
+        return 0;
+    }
+    return rc;
+}
+
+static int open_http(struct controller *c, const struct options *o, struct audit *audit, struct http **http,
+                     struct err *err)
+{
+    bool loopback;
+    struct http_config config = {.token = *o->token ? o->token : NULL, .audit = audit};
+    own_fd int fd = http_listen(o->bind, &loopback, &config.over_unix, err);
+    if (fd < 0)
+        return fd;
+    if (!loopback && !config.token)
+        return err_say(err, EINVAL, "--bind %s is open to others than this host: it needs a --token-file", o->bind);
+    config.listen_fd = fd;
+    int rc = http_start(c, &config, http, err);
+    if (rc == 0)
+        steal_fd(&fd);
+    return rc;
+}
+
+static void wait_for_end(const sigset_t *awaited, struct audit *audit)
+{
+    struct err err;
+    for (int signal; sigwait(awaited, &signal) == 0 && signal == SIGHUP;)
+        if (audit_reopen(audit, &err) < 0)
+            log_error("%s", err.text);
+}
+
+static int serve(const struct options *o, const sigset_t *awaited, struct err *err)
+{
+    struct controller c = {.run.fd = -1, .cgroup = -1};
+    struct audit *audit = NULL;
+    struct http *http = NULL;
+    fleet_init(&c.fleet);
+    int rc = open_audit(o, &audit, err);
+    if (rc == 0)
+        rc = open_controller(&c, o, err);
+    if (rc == 0)
+        rc = open_http(&c, o, audit, &http, err);
+    if (rc == 0) {
+        log_info("listening on %s", o->bind);
+        wait_for_end(awaited, audit);
+        unsigned left = http_drain(http, DRAIN_SECS);
+        if (left) {
+            /* Their threads hold what would be torn down here; the registry tells the next controller. */
+            log_warn("%u requests were not done after %d seconds", left, DRAIN_SECS);
+            _exit(1);
+        }
+        if (o->kill_on_exit)
+            kill_all(&c);
+        http_stop(http);
+    }
+    if (!strncmp(o->bind, "unix:", 5) && rc == 0)
+        unlink(o->bind + 5);
+    close_controller(&c);
+    audit_close(audit);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct err err;
+    struct options options;
+    sigset_t awaited;
+    log_init(getenv("FORKD_DEBUG") ? LOG_DEBUG : LOG_INFO, "controller");
+    switch (options_parse(argc, argv, &options, &err)) {
+    case OPTIONS_DONE:
+        return 0;
+    case OPTIONS_WRONG:
+        log_error("%s", err.text);
+        return 2;
+    case OPTIONS_SERVE:
+        break;
+    }
+    raise_limits();
+    prepare_signals(&awaited);
+    if (options_load_token(&options, &err) < 0 || serve(&options, &awaited, &err) < 0) {
+        log_error("%s", err.text);
+        return 1;
+    }
+    return 0;
+}

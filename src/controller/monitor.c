@@ -1,0 +1,191 @@
+/* monitor.c: see monitor.h. */
+#include "controller/monitor.h"
+
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/controller.h"
+#include "controller/sandboxes.h"
+#include "controller/snapshots.h"
+
+#include <signal.h>
+#include <string.h>
+
+struct monitor {
+    struct controller *c;
+    struct loop loop;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    struct list new_sandboxes, new_snapshots; /* to be watched */
+    bool stopping;
+    struct list sandboxes, snapshots; /* watched, for the end */
+};
+
+static __thread struct monitor *this_monitor;
+
+static void sandbox_forget(struct monitor *m, struct sandbox *b)
+{
+    loop_remove(&m->loop, &b->death);
+    loop_remove(&m->loop, &b->words);
+    list_remove(&b->pending);
+    sandbox_unref(&m->c->fleet, b);
+}
+
+static void snapshot_forget(struct monitor *m, struct snapshot *s)
+{
+    loop_remove(&m->loop, &s->death);
+    list_remove(&s->pending);
+    snapshot_unref(&m->c->fleet, s);
+}
+
+static void sandbox_died(struct loop_source *source, uint32_t events)
+{
+    struct monitor *m = this_monitor;
+    struct sandbox *b = list_entry(source, struct sandbox, death);
+    struct err words;
+    if (!*b->reason && vmm_last_words(&b->vmm, &words) == 0)
+        memcpy(b->reason, words.text, sizeof b->reason);
+    loop_remove(&m->loop, &b->death);
+    sandbox_bury(m->c, b);
+    sandbox_forget(m, b);
+}
+
+/* STALLED is told; ENDED is kept for the funeral; at the end of the socket the pidfd has the last word. */
+static void sandbox_spoke(struct loop_source *source, uint32_t events)
+{
+    struct monitor *m = this_monitor;
+    struct sandbox *b = list_entry(source, struct sandbox, words);
+    struct ctl_message message;
+    int rc = ctl_recv(b->vmm.ctl, &message, NULL);
+    if (rc <= 0) {
+        loop_remove(&m->loop, &b->words);
+        return;
+    }
+    if (message.type == CTL_ENDED)
+        snprintf(b->reason, sizeof b->reason, "%s%s%.400s", vmm_end_name(message.ended.reason),
+                 *message.ended.text ? ": " : "", message.ended.text);
+    else if (message.type == CTL_STALLED)
+        log_error("sandbox %s is stalled: %s", b->vmm.id, message.failed.text);
+    ctl_message_close(&message);
+}
+
+static void template_died(struct loop_source *source, uint32_t events)
+{
+    struct monitor *m = this_monitor;
+    struct snapshot *s = list_entry(source, struct snapshot, death);
+    loop_remove(&m->loop, &s->death);
+    snapshot_bury(m->c, s);
+    snapshot_forget(m, s);
+}
+
+/* A descriptor that cannot be watched would be a process nobody misses: better to end it now. */
+static void watch_failed(const char *id, const struct vmm *vmm, const struct err *err)
+{
+    log_error("cannot watch %s (%s): it is ended", id, err->text);
+    vmm_kill(vmm);
+}
+
+static void pending_take(struct loop *loop)
+{
+    struct monitor *m = this_monitor;
+    struct err err;
+    pthread_mutex_lock(&m->lock);
+    bool stopping = m->stopping;
+    while (!list_empty(&m->new_snapshots)) {
+        struct snapshot *s = list_entry(m->new_snapshots.next, struct snapshot, pending);
+        list_remove(&s->pending);
+        list_append(&m->snapshots, &s->pending);
+        s->death.fn = template_died;
+        if (loop_add(loop, &s->death, s->template.pidfd, EPOLLIN, &err) < 0)
+            watch_failed(s->template.id, &s->template, &err);
+    }
+    while (!list_empty(&m->new_sandboxes)) {
+        struct sandbox *b = list_entry(m->new_sandboxes.next, struct sandbox, pending);
+        list_remove(&b->pending);
+        list_append(&m->sandboxes, &b->pending);
+        b->death.fn = sandbox_died;
+        b->words.fn = sandbox_spoke;
+        if (loop_add(loop, &b->words, b->vmm.ctl, EPOLLIN, &err) < 0 ||
+            loop_add(loop, &b->death, b->vmm.pidfd, EPOLLIN, &err) < 0)
+            watch_failed(b->vmm.id, &b->vmm, &err);
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (stopping)
+        loop_stop(loop);
+}
+
+static void *monitor_main(void *arg)
+{
+    struct monitor *m = arg;
+    struct err err;
+    this_monitor = m;
+    if (loop_run(&m->loop, &err) < 0)
+        log_error("the monitor: %s", err.text);
+    list_for_each_safe (n, &m->sandboxes)
+        sandbox_forget(m, list_entry(n, struct sandbox, pending));
+    list_for_each_safe (n, &m->snapshots)
+        snapshot_forget(m, list_entry(n, struct snapshot, pending));
+    return NULL;
+}
+
+int monitor_start(struct controller *c, struct monitor **monitor, struct err *err)
+{
+    struct monitor *m = calloc(1, sizeof *m);
+    if (!m)
+        return err_say(err, ENOMEM, "out of memory");
+    m->c = c;
+    pthread_mutex_init(&m->lock, NULL);
+    list_init(&m->new_sandboxes);
+    list_init(&m->new_snapshots);
+    list_init(&m->sandboxes);
+    list_init(&m->snapshots);
+    int rc = loop_init(&m->loop, err);
+    m->loop.on_wake = pending_take;
+    int failed = rc < 0 ? 0 : pthread_create(&m->thread, NULL, monitor_main, m);
+    if (failed)
+        rc = err_set(err, failed, "make the monitor's thread");
+    if (rc < 0) {
+        if (failed)
+            loop_destroy(&m->loop);
+        pthread_mutex_destroy(&m->lock);
+        free(m);
+        return rc;
+    }
+    *monitor = m;
+    return 0;
+}
+
+void monitor_stop(struct monitor *m)
+{
+    if (!m)
+        return;
+    pthread_mutex_lock(&m->lock);
+    m->stopping = true;
+    pthread_mutex_unlock(&m->lock);
+    loop_wake(&m->loop);
+    pthread_join(m->thread, NULL);
+    loop_destroy(&m->loop);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+void monitor_watch_sandbox(struct monitor *m, struct sandbox *b)
+{
+    pthread_mutex_lock(&m->c->fleet.lock);
+    b->refs++;
+    pthread_mutex_unlock(&m->c->fleet.lock);
+    pthread_mutex_lock(&m->lock);
+    list_append(&m->new_sandboxes, &b->pending);
+    pthread_mutex_unlock(&m->lock);
+    loop_wake(&m->loop);
+}
+
+void monitor_watch_snapshot(struct monitor *m, struct snapshot *s)
+{
+    pthread_mutex_lock(&m->c->fleet.lock);
+    s->refs++;
+    pthread_mutex_unlock(&m->c->fleet.lock);
+    pthread_mutex_lock(&m->lock);
+    list_append(&m->new_snapshots, &s->pending);
+    pthread_mutex_unlock(&m->lock);
+    loop_wake(&m->loop);
+}

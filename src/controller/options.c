@@ -1,0 +1,176 @@
+/* options.c: see options.h. A flag wins over its environment variable, which wins over the default. */
+#include "controller/options.h"
+
+#include "base/io.h"
+#include "base/own.h"
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char help[] =
+    "forkd-controller: makes, keeps and ends microVMs; speaks HTTP\n"
+    "\n"
+    "usage: forkd-controller serve [options]\n"
+    "\n"
+    "  --bind ADDRESS       ADDRESS:PORT or unix:/path (FORKD_BIND; 127.0.0.1:8889)\n"
+    "  --state FILE         the registry; sockets lie beside it (FORKD_STATE; /var/lib/forkd/state.db)\n"
+    "  --snapshot-root DIR  where snapshots are kept (FORKD_SNAPSHOT_ROOT; /var/lib/forkd/snapshots as root)\n"
+    "  --audit-log FILE     one JSON line per request (FORKD_AUDIT_LOG; /var/log/forkd/audit.log)\n"
+    "  --token-file FILE    the bearer token that requests must carry (FORKD_TOKEN_FILE)\n"
+    "  --spawns-at-once N   children of one request in flight (two per CPU)\n"
+    "  --kill-on-exit       end sandboxes and templates with the controller; without it they live on\n"
+    "  --version, --help\n"
+    "\n"
+    "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGHUP reopens the audit log.\n";
+
+enum { OPT_BIND = 1, OPT_STATE, OPT_ROOT, OPT_AUDIT, OPT_TOKEN, OPT_SPAWNS, OPT_KILL, OPT_HELP, OPT_VERSION, OPT_NONE };
+
+static const struct option flags[] = {
+    {"bind", required_argument, NULL, OPT_BIND},
+    {"state", required_argument, NULL, OPT_STATE},
+    {"snapshot-root", required_argument, NULL, OPT_ROOT},
+    {"audit-log", required_argument, NULL, OPT_AUDIT},
+    {"token-file", required_argument, NULL, OPT_TOKEN},
+    {"spawns-at-once", required_argument, NULL, OPT_SPAWNS},
+    {"kill-on-exit", no_argument, NULL, OPT_KILL},
+    {"prewarm-scratch-dir", required_argument, NULL, OPT_NONE}, /* of the original; needs nothing here */
+    {"help", no_argument, NULL, OPT_HELP},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {0},
+};
+
+static const char *env_or(const char *name, const char *otherwise)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : otherwise;
+}
+
+/* A directory is taken as DIR/state.db. */
+static int set_state(struct options *o, const char *path, struct err *err)
+{
+    struct stat st;
+    size_t len = strlen(path);
+    bool directory = (len && path[len - 1] == '/') || (stat(path, &st) == 0 && S_ISDIR(st.st_mode));
+    int n = snprintf(o->state, sizeof o->state, "%s%s", path, directory ? "/state.db" : "");
+    if (n <= 0 || (size_t)n >= sizeof o->state - sizeof ".run")
+        return err_say(err, EINVAL, "--state needs a path shorter than %d bytes", PATH_MAX);
+    return 0;
+}
+
+static void default_root(char *path, size_t cap)
+{
+    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    if (geteuid() == 0)
+        snprintf(path, cap, "/var/lib/forkd/snapshots");
+    else if (data && *data)
+        snprintf(path, cap, "%s/forkd/snapshots", data);
+    else
+        snprintf(path, cap, "%s/.local/share/forkd/snapshots", home ? home : "");
+}
+
+static int defaults(struct options *o, struct err *err)
+{
+    *o = (struct options){.bind = env_or("FORKD_BIND", "127.0.0.1:8889"),
+                          .audit_log = env_or("FORKD_AUDIT_LOG", NULL),
+                          .token_file = env_or("FORKD_TOKEN_FILE", NULL)};
+    o->audit_log_chosen = o->audit_log != NULL;
+    const char *root = env_or("FORKD_SNAPSHOT_ROOT", NULL);
+    if (root)
+        snprintf(o->snapshot_root, sizeof o->snapshot_root, "%s", root);
+    else
+        default_root(o->snapshot_root, sizeof o->snapshot_root);
+    return set_state(o, env_or("FORKD_STATE", "/var/lib/forkd/state.db"), err);
+}
+
+static int set_spawns(struct options *o, const char *text, struct err *err)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end || n == 0 || n > 256)
+        return err_say(err, EINVAL, "--spawns-at-once must be a number from 1 to 256");
+    o->spawns_at_once = (unsigned)n;
+    return 0;
+}
+
+static int take_flag(struct options *o, int flag, struct err *err)
+{
+    switch (flag) {
+    case OPT_BIND:
+        o->bind = optarg;
+        break;
+    case OPT_STATE:
+        return set_state(o, optarg, err);
+    case OPT_ROOT:
+        if ((size_t)snprintf(o->snapshot_root, sizeof o->snapshot_root, "%s", optarg) >= sizeof o->snapshot_root)
+            return err_say(err, EINVAL, "--snapshot-root is too long");
+        break;
+    case OPT_AUDIT:
+        o->audit_log = optarg;
+        o->audit_log_chosen = true;
+        break;
+    case OPT_TOKEN:
+        o->token_file = optarg;
+        break;
+    case OPT_SPAWNS:
+        return set_spawns(o, optarg, err);
+    case OPT_KILL:
+        o->kill_on_exit = true;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+enum options_result options_parse(int argc, char **argv, struct options *o, struct err *err)
+{
+    if (defaults(o, err) < 0)
+        return OPTIONS_WRONG;
+    opterr = 0;
+    for (int flag; (flag = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
+        if (flag == OPT_HELP) {
+            fputs(help, stdout);
+            return OPTIONS_DONE;
+        }
+        if (flag == OPT_VERSION) {
+            puts("forkd-controller " FORKD_VERSION);
+            return OPTIONS_DONE;
+        }
+        if (flag == '?') {
+            err_say(err, EINVAL, "%s is no option, or lacks its value; see forkd-controller --help", argv[optind - 1]);
+            return OPTIONS_WRONG;
+        }
+        if (take_flag(o, flag, err) < 0)
+            return OPTIONS_WRONG;
+    }
+    if (optind != argc - 1 || strcmp(argv[optind], "serve") != 0) {
+        err_say(err, EINVAL, "usage: forkd-controller serve [options]; see forkd-controller --help");
+        return OPTIONS_WRONG;
+    }
+    if (!o->audit_log)
+        o->audit_log = "/var/log/forkd/audit.log";
+    return OPTIONS_SERVE;
+}
+
+int options_load_token(struct options *o, struct err *err)
+{
+    char text[TOKEN_MAX + 64];
+    if (!o->token_file)
+        return 0;
+    ssize_t n = io_read_text(AT_FDCWD, o->token_file, text, sizeof text, err);
+    if (n < 0)
+        return err_wrap(err, "the token file");
+    const char *from = text + strspn(text, " \t\r\n");
+    size_t len = strcspn(from, " \t\r\n");
+    if (from[len + strspn(from + len, " \t\r\n")] || len > TOKEN_MAX)
+        return err_say(err, EINVAL, "%s must hold one token of at most %d characters", o->token_file, TOKEN_MAX);
+    if (len < TOKEN_MIN)
+        return err_say(err, EINVAL, "the token in %s is shorter than %d bytes", o->token_file, TOKEN_MIN);
+    if (!strncmp(from, "REPLACE_ME", 10) || !strncmp(from, "CHANGE_ME", 9))
+        return err_say(err, EINVAL, "the token in %s is a placeholder; put a random one there", o->token_file);
+    snprintf(o->token, sizeof o->token, "%.*s", (int)len, from);
+    return 0;
+}

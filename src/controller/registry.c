@@ -1,0 +1,336 @@
+/* registry.c: see registry.h. */
+#include "controller/registry.h"
+
+#include "base/io.h"
+#include "base/own.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { APPLICATION_ID = 0x666b6463 /* "fkdc" */, SCHEMA_VERSION = 1 };
+
+enum statement {
+    BEGIN,
+    COMMIT,
+    ROLLBACK,
+    SNAPSHOT_ADD,
+    SNAPSHOT_SET,
+    SNAPSHOT_REMOVE,
+    SNAPSHOT_EACH,
+    SANDBOX_ADD,
+    SANDBOX_READY,
+    SANDBOX_REMOVE,
+    SANDBOX_EACH,
+    STATEMENTS
+};
+
+static const char *const statement_text[] = {
+    [BEGIN] = "BEGIN IMMEDIATE",
+    [COMMIT] = "COMMIT",
+    [ROLLBACK] = "ROLLBACK",
+    [SNAPSHOT_ADD] = "INSERT INTO snapshots(id, tag, state, reason, created, secret, has_disk) VALUES(?,?,?,?,?,?,?)",
+    [SNAPSHOT_SET] = "UPDATE snapshots SET state = ?2, reason = ?3 WHERE id = ?1",
+    [SNAPSHOT_REMOVE] = "DELETE FROM snapshots WHERE id = ?",
+    [SNAPSHOT_EACH] = "SELECT id, tag, state, reason, created, secret, has_disk FROM snapshots",
+    [SANDBOX_ADD] =
+        "INSERT INTO sandboxes(id, snapshot_id, state, created, memory_limit_mib, secret) VALUES(?,?,?,?,?,?)",
+    [SANDBOX_READY] = "UPDATE sandboxes SET state = 2 WHERE id = ?",
+    [SANDBOX_REMOVE] = "DELETE FROM sandboxes WHERE id = ?",
+    [SANDBOX_EACH] = "SELECT id, snapshot_id, state, created, memory_limit_mib, secret FROM sandboxes",
+};
+_Static_assert(sizeof statement_text / sizeof *statement_text == STATEMENTS, "every statement has its text");
+_Static_assert(ROW_READY == 2, "as SANDBOX_READY has it");
+
+static const char schema[] =
+    "CREATE TABLE snapshots(id TEXT PRIMARY KEY, tag TEXT NOT NULL, state INTEGER NOT NULL, reason TEXT NOT NULL,"
+    " created INTEGER NOT NULL, secret BLOB NOT NULL, has_disk INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE UNIQUE INDEX snapshots_tag ON snapshots(tag) WHERE state <> 4;"
+    "CREATE TABLE sandboxes(id TEXT PRIMARY KEY, snapshot_id TEXT NOT NULL, state INTEGER NOT NULL,"
+    " created INTEGER NOT NULL, memory_limit_mib INTEGER NOT NULL, secret BLOB NOT NULL) WITHOUT ROWID;";
+_Static_assert(ROW_HIDDEN == 4, "as the index has it");
+
+struct registry {
+    sqlite3 *db;
+    sqlite3_stmt *stmt[STATEMENTS];
+    pthread_mutex_t lock;
+};
+
+static int fail(struct registry *r, const char *what, struct err *err)
+{
+    int code = sqlite3_errcode(r->db) == SQLITE_FULL ? ENOSPC : EIO;
+    return err_say(err, code, "the state file: %s: %s", what, sqlite3_errmsg(r->db));
+}
+
+static int execute(struct registry *r, const char *sql, struct err *err)
+{
+    return sqlite3_exec(r->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(r, "cannot be set up", err);
+}
+
+static int pragma_read(struct registry *r, const char *sql, int *value, struct err *err)
+{
+    sqlite3_stmt *stmt = NULL;
+    int rc = 0;
+    if (sqlite3_prepare_v2(r->db, sql, -1, &stmt, NULL) != SQLITE_OK || sqlite3_step(stmt) != SQLITE_ROW)
+        rc = fail(r, "cannot be read", err);
+    else
+        *value = sqlite3_column_int(stmt, 0);
+    sqlite3_finalize(stmt);
+    return rc;
+}
+
+/* A file that is there and is no database must not be touched: it may be anything. */
+static int refuse_strangers(const char *path, bool *fresh, struct err *err)
+{
+    char magic[16];
+    own_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    *fresh = fd < 0 && errno == ENOENT;
+    if (*fresh)
+        return 0;
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_set(err, errno, "open the state file %s", path);
+    if (S_ISREG(st.st_mode) && st.st_size == 0) {
+        *fresh = true;
+        return 0;
+    }
+    if (S_ISREG(st.st_mode) && io_pread_all(fd, magic, sizeof magic, 0, NULL) == 0 &&
+        memcmp(magic, "SQLite format 3", sizeof magic) == 0)
+        return 0;
+    return err_say(err, EINVAL,
+                   "%s is not a state file of forkd-controller and is left as it is; choose another with --state",
+                   path);
+}
+
+static int schema_check(struct registry *r, const char *path, bool fresh, struct err *err)
+{
+    char sql[96];
+    int application = 0, version = 0;
+    if (fresh) {
+        int rc = execute(r, "BEGIN", err);
+        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID,
+                 SCHEMA_VERSION);
+        if (rc == 0)
+            rc = execute(r, sql, err);
+        if (rc == 0)
+            rc = execute(r, schema, err);
+        return rc == 0 ? execute(r, "COMMIT", err) : rc;
+    }
+    int rc = pragma_read(r, "PRAGMA application_id", &application, err);
+    if (rc == 0)
+        rc = pragma_read(r, "PRAGMA user_version", &version, err);
+    if (rc < 0)
+        return rc;
+    if (application != APPLICATION_ID)
+        return err_say(err, EINVAL,
+                       "%s is a database of another program and is left as it is; choose another with --state", path);
+    if (version != SCHEMA_VERSION)
+        return err_say(err, EINVAL, "%s is a state file of version %d, this controller reads version %d", path, version,
+                       SCHEMA_VERSION);
+    return 0;
+}
+
+static int prepare(struct registry *r, struct err *err)
+{
+    for (int i = 0; i < STATEMENTS; i++)
+        if (sqlite3_prepare_v3(r->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT, &r->stmt[i], NULL) != SQLITE_OK)
+            return fail(r, "cannot prepare a statement", err);
+    return 0;
+}
+
+int registry_open(const char *path, struct registry **registry, struct err *err)
+{
+    bool fresh;
+    int rc = refuse_strangers(path, &fresh, err);
+    if (rc < 0)
+        return rc;
+    struct registry *r = calloc(1, sizeof *r);
+    if (!r)
+        return err_say(err, ENOMEM, "out of memory");
+    pthread_mutex_init(&r->lock, NULL);
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    if (sqlite3_open_v2(path, &r->db, flags, NULL) != SQLITE_OK)
+        rc = err_say(err, EIO, "open the state file %s: %s", path, sqlite3_errmsg(r->db));
+    if (rc == 0)
+        rc = schema_check(r, path, fresh, err);
+    if (rc == 0)
+        rc = execute(r, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY", err);
+    if (rc == 0)
+        rc = prepare(r, err);
+    if (rc < 0)
+        registry_close(r);
+    else
+        *registry = r;
+    return rc;
+}
+
+void registry_close(struct registry *r)
+{
+    if (!r)
+        return;
+    for (int i = 0; i < STATEMENTS; i++)
+        sqlite3_finalize(r->stmt[i]);
+    sqlite3_close(r->db);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+/* Runs a statement that returns no rows and makes it ready for its next use. */
+static int step(struct registry *r, enum statement which, struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[which];
+    int rc = sqlite3_step(stmt) == SQLITE_DONE ? 0 : fail(r, "cannot be written", err);
+    sqlite3_reset(stmt);
+    return rc;
+}
+
+static void bind_text(sqlite3_stmt *stmt, int at, const char *text)
+{
+    sqlite3_bind_text(stmt, at, text, -1, SQLITE_STATIC);
+}
+
+int registry_snapshot_add(struct registry *r, const struct snapshot_row *row, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    sqlite3_stmt *stmt = r->stmt[SNAPSHOT_ADD];
+    bind_text(stmt, 1, row->id);
+    bind_text(stmt, 2, row->tag);
+    sqlite3_bind_int(stmt, 3, row->state);
+    bind_text(stmt, 4, row->reason);
+    sqlite3_bind_int64(stmt, 5, (sqlite3_int64)row->created_at_unix);
+    sqlite3_bind_blob(stmt, 6, row->secret, sizeof row->secret, SQLITE_STATIC);
+    sqlite3_bind_int(stmt, 7, row->has_disk);
+    int rc = step(r, SNAPSHOT_ADD, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_snapshot_set(struct registry *r, const char *id, enum row_state state, const char *reason, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    sqlite3_stmt *stmt = r->stmt[SNAPSHOT_SET];
+    bind_text(stmt, 1, id);
+    sqlite3_bind_int(stmt, 2, state);
+    bind_text(stmt, 3, reason);
+    int rc = step(r, SNAPSHOT_SET, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+static int remove_by_id(struct registry *r, enum statement which, const char *id, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    bind_text(r->stmt[which], 1, id);
+    int rc = step(r, which, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_snapshot_remove(struct registry *r, const char *id, struct err *err)
+{
+    return remove_by_id(r, SNAPSHOT_REMOVE, id, err);
+}
+
+int registry_sandbox_remove(struct registry *r, const char *id, struct err *err)
+{
+    return remove_by_id(r, SANDBOX_REMOVE, id, err);
+}
+
+static int sandbox_add(struct registry *r, const struct sandbox_row *row, struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[SANDBOX_ADD];
+    bind_text(stmt, 1, row->id);
+    bind_text(stmt, 2, row->snapshot_id);
+    sqlite3_bind_int(stmt, 3, row->state);
+    sqlite3_bind_int64(stmt, 4, (sqlite3_int64)row->created_at_unix);
+    sqlite3_bind_int64(stmt, 5, (sqlite3_int64)row->memory_limit_mib);
+    sqlite3_bind_blob(stmt, 6, row->secret, sizeof row->secret, SQLITE_STATIC);
+    return step(r, SANDBOX_ADD, err);
+}
+
+static int sandbox_ready(struct registry *r, const struct sandbox_row *row, struct err *err)
+{
+    bind_text(r->stmt[SANDBOX_READY], 1, row->id);
+    return step(r, SANDBOX_READY, err);
+}
+
+static int sandboxes_all(struct registry *r, const struct sandbox_row *rows, unsigned count,
+                         int (*one)(struct registry *, const struct sandbox_row *, struct err *), struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    int rc = step(r, BEGIN, err);
+    for (unsigned i = 0; rc == 0 && i < count; i++)
+        rc = one(r, &rows[i], err);
+    if (rc == 0)
+        rc = step(r, COMMIT, err);
+    if (rc < 0 && !sqlite3_get_autocommit(r->db))
+        step(r, ROLLBACK, NULL);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_sandboxes_add(struct registry *r, const struct sandbox_row *rows, unsigned count, struct err *err)
+{
+    return sandboxes_all(r, rows, count, sandbox_add, err);
+}
+
+int registry_sandboxes_ready(struct registry *r, const struct sandbox_row *rows, unsigned count, struct err *err)
+{
+    return sandboxes_all(r, rows, count, sandbox_ready, err);
+}
+
+static void column_text(sqlite3_stmt *stmt, int at, char *into, size_t cap)
+{
+    const char *text = (const char *)sqlite3_column_text(stmt, at);
+    snprintf(into, cap, "%s", text ? text : "");
+}
+
+static void column_secret(sqlite3_stmt *stmt, int at, uint8_t *secret)
+{
+    memset(secret, 0, CTL_SECRET_LEN);
+    if (sqlite3_column_bytes(stmt, at) == CTL_SECRET_LEN)
+        memcpy(secret, sqlite3_column_blob(stmt, at), CTL_SECRET_LEN);
+}
+
+int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struct snapshot_row *row), void *arg,
+                            struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[SNAPSHOT_EACH];
+    int rc = 0, got;
+    while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
+        struct snapshot_row row = {.state = (enum row_state)sqlite3_column_int(stmt, 2),
+                                   .created_at_unix = (uint64_t)sqlite3_column_int64(stmt, 4),
+                                   .has_disk = sqlite3_column_int(stmt, 6)};
+        column_text(stmt, 0, row.id, sizeof row.id);
+        column_text(stmt, 1, row.tag, sizeof row.tag);
+        column_text(stmt, 3, row.reason, sizeof row.reason);
+        column_secret(stmt, 5, row.secret);
+        rc = fn(arg, &row);
+    }
+    if (rc == 0 && got != SQLITE_DONE)
+        rc = fail(r, "cannot be read", err);
+    sqlite3_reset(stmt);
+    return rc;
+}
+
+int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struct sandbox_row *row), void *arg,
+                            struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[SANDBOX_EACH];
+    int rc = 0, got;
+    while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
+        struct sandbox_row row = {.state = (enum row_state)sqlite3_column_int(stmt, 2),
+                                  .created_at_unix = (uint64_t)sqlite3_column_int64(stmt, 3),
+                                  .memory_limit_mib = (uint64_t)sqlite3_column_int64(stmt, 4)};
+        column_text(stmt, 0, row.id, sizeof row.id);
+        column_text(stmt, 1, row.snapshot_id, sizeof row.snapshot_id);
+        column_secret(stmt, 5, row.secret);
+        rc = fn(arg, &row);
+    }
+    if (rc == 0 && got != SQLITE_DONE)
+        rc = fail(r, "cannot be read", err);
+    sqlite3_reset(stmt);
+    return rc;
+}

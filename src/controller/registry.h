@@ -1,0 +1,66 @@
+/* registry.h: what must survive the controller, in SQLite.
+ *
+ * Theory of operation. One row per snapshot (its template process) and one per sandbox, each with the id and the
+ * secret by which the living VMM is found and recognised again. A row is written in state `making` before
+ * anything of the thing exists, and becomes `ready` when all of it does: a row that is still `making` at start
+ * is an intent its controller did not live to finish, and is undone. Rows go when nothing of the thing is left.
+ *
+ * The journal is WAL with synchronous=NORMAL: a controller's death loses nothing, the host's death may lose the
+ * last commits, but it ends all VMMs as well.
+ *
+ * Invariants.
+ * 1. The file is ours (application id) and of this version, or it is refused and not written.
+ * 2. Each function is one transaction. Any thread may call.
+ * 3. At most one snapshot per tag that is not `hidden` (deleted, but the base of living sandboxes). */
+#ifndef FORKD_CONTROLLER_REGISTRY_H
+#define FORKD_CONTROLLER_REGISTRY_H
+
+#include "base/err.h"
+#include "proto/ctl.h"
+#include "proto/rest.h"
+
+#include <stdint.h>
+
+enum row_state { ROW_MAKING = 1, ROW_READY, ROW_FAILED, ROW_HIDDEN };
+
+struct snapshot_row {
+    char id[CTL_ID_MAX]; /* of the template */
+    char tag[REST_TAG_MAX + 1];
+    enum row_state state;
+    char reason[ERR_TEXT_MAX];
+    uint64_t created_at_unix;
+    uint8_t secret[CTL_SECRET_LEN];
+    bool has_disk;
+};
+
+struct sandbox_row {
+    char id[CTL_ID_MAX];
+    char snapshot_id[CTL_ID_MAX];
+    enum row_state state;
+    uint64_t created_at_unix, memory_limit_mib;
+    uint8_t secret[CTL_SECRET_LEN];
+};
+
+struct registry;
+
+int registry_open(const char *path, struct registry **registry, struct err *err);
+void registry_close(struct registry *registry);
+
+int registry_snapshot_add(struct registry *registry, const struct snapshot_row *row, struct err *err);
+int registry_snapshot_set(struct registry *registry, const char *id, enum row_state state, const char *reason,
+                          struct err *err);
+int registry_snapshot_remove(struct registry *registry, const char *id, struct err *err);
+
+/* `rows` in state making, all in one transaction. */
+int registry_sandboxes_add(struct registry *registry, const struct sandbox_row *rows, unsigned count, struct err *err);
+int registry_sandboxes_ready(struct registry *registry, const struct sandbox_row *rows, unsigned count,
+                             struct err *err);
+int registry_sandbox_remove(struct registry *registry, const char *id, struct err *err);
+
+/* Calls `fn` for every row, sandboxes after snapshots; a negative return value ends the walk and is returned. */
+int registry_snapshots_each(struct registry *registry, int (*fn)(void *arg, const struct snapshot_row *row), void *arg,
+                            struct err *err);
+int registry_sandboxes_each(struct registry *registry, int (*fn)(void *arg, const struct sandbox_row *row), void *arg,
+                            struct err *err);
+
+#endif

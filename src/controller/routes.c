@@ -1,0 +1,262 @@
+/* routes.c: see routes.h. Each function reads a request, calls a lifecycle or asks an agent, and words the answer;
+ * which status a failure has is decided here and nowhere else. */
+#include "controller/routes.h"
+
+#include "base/own.h"
+#include "controller/agent_client.h"
+#include "controller/refusal.h"
+#include "controller/sandboxes.h"
+#include "controller/snapshots.h"
+
+#include <string.h>
+
+void reply_json(struct reply *reply, unsigned status, json_t *json)
+{
+    reply->status = status;
+    reply->body = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+    reply->len = reply->body ? strlen(reply->body) : 0;
+    json_decref(json);
+    if (!reply->body)
+        reply->status = 500;
+}
+
+void reply_error(struct reply *reply, unsigned status, const char *text)
+{
+    reply_json(reply, status, rest_json_error(text));
+}
+
+void reply_free(struct reply *reply)
+{
+    free(reply->body);
+    reply->body = NULL;
+}
+
+static void healthz(struct controller *c, const struct call *call, struct reply *reply)
+{
+    reply_json(reply, 200, json_pack("{s:b}", "ok", 1));
+}
+
+static void version(struct controller *c, const struct call *call, struct reply *reply)
+{
+    reply_json(reply, 200, json_pack("{s:s, s:s}", "version", FORKD_VERSION, "api", "v1"));
+}
+
+static void snapshots_list(struct controller *c, const struct call *call, struct reply *reply)
+{
+    json_t *list = json_array();
+    struct snapshot **all = fleet_snapshots(&c->fleet, false);
+    for (struct snapshot **s = all; s && *s; s++)
+        json_array_append_new(list, snapshot_json(c, *s));
+    fleet_snapshots_release(&c->fleet, all);
+    reply_json(reply, 200, list);
+}
+
+static void snapshots_post(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct rest_snapshot_create rq;
+    struct snapshot *s;
+    char console[CONSOLE_TAIL_MAX];
+    if (rest_parse_snapshot_create(call->body, call->len, &rq, &err) < 0) {
+        reply_error(reply, 400, err.text);
+        return;
+    }
+    int rc = snapshot_create(c, &rq, &s, console, &err);
+    rest_snapshot_create_free(&rq);
+    if (rc == 0) {
+        reply_json(reply, 201, snapshot_json(c, s));
+        snapshot_unref(&c->fleet, s);
+        return;
+    }
+    own_free char *text = NULL;
+    if (*console && asprintf(&text, "%s\nThe console ends with:\n%s", err.text, console) < 0)
+        text = NULL;
+    reply_error(reply, (unsigned)refusal_status(rc, 500), text ? text : err.text);
+}
+
+static void snapshot_remove(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    if (!rest_tag_valid(call->param)) {
+        reply_error(reply, 400, "this is no tag of a snapshot");
+        return;
+    }
+    if (rest_target_flag(call->target, "cascade") && rest_target_flag(call->target, "force")) {
+        reply_error(reply, 400, "cascade and force exclude each other");
+        return;
+    }
+    int rc = snapshot_delete(c, call->param, &err);
+    if (rc < 0)
+        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+    else
+        reply->status = 204;
+}
+
+static void reply_not_found(struct reply *reply, const char *id)
+{
+    char text[256];
+    snprintf(text, sizeof text, "sandbox %s not found", id);
+    reply_error(reply, 404, text);
+}
+
+static void sandboxes_list(struct controller *c, const struct call *call, struct reply *reply)
+{
+    bool memory = rest_target_flag(call->target, "memory");
+    json_t *list = json_array();
+    struct sandbox **all = fleet_sandboxes(&c->fleet, false);
+    for (struct sandbox **b = all; b && *b; b++)
+        json_array_append_new(list, sandbox_json(*b, memory));
+    fleet_sandboxes_release(&c->fleet, all);
+    reply_json(reply, 200, list);
+}
+
+static void sandbox_get(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
+    if (!b) {
+        reply_not_found(reply, call->param);
+        return;
+    }
+    reply_json(reply, 200, sandbox_json(b, rest_target_flag(call->target, "memory")));
+    sandbox_unref(&c->fleet, b);
+}
+
+static void sandboxes_post(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct rest_spawn rq;
+    struct sandbox **made;
+    if (rest_parse_spawn(call->body, call->len, &rq, &err) < 0) {
+        reply_error(reply, 400, err.text);
+        return;
+    }
+    int rc = sandboxes_spawn(c, &rq, &made, &err);
+    rest_spawn_free(&rq);
+    if (rc < 0) {
+        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        return;
+    }
+    json_t *list = json_array();
+    for (struct sandbox **b = made; *b; b++)
+        json_array_append_new(list, sandbox_json(*b, false));
+    fleet_sandboxes_release(&c->fleet, made);
+    reply_json(reply, 201, list);
+}
+
+static void sandbox_delete(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    int rc = sandbox_kill(c, call->param, &err);
+    if (rc < 0)
+        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+    else
+        reply->status = 204;
+}
+
+/* The part that ping, exec and eval share: the sandbox is there, the answer or the reason. */
+static void reply_answer(struct reply *reply, int rc, json_t *answer, const struct err *err)
+{
+    if (rc < 0)
+        reply_error(reply, (unsigned)refusal_status(rc, 502), err->text);
+    else
+        reply_json(reply, 200, answer);
+}
+
+static void sandbox_ping(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    json_t *answer = NULL;
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
+    if (!b) {
+        reply_not_found(reply, call->param);
+        return;
+    }
+    int rc = agent_ping(&c->run, b->vmm.id, &answer, &err);
+    sandbox_unref(&c->fleet, b);
+    reply_answer(reply, rc, answer, &err);
+}
+
+static void sandbox_exec(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct rest_exec rq;
+    json_t *answer = NULL;
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
+    if (!b) {
+        reply_not_found(reply, call->param);
+        return;
+    }
+    if (rest_parse_exec(call->body, call->len, &rq, &err) < 0) {
+        reply_error(reply, 400, err.text);
+    } else {
+        int rc = agent_exec(&c->run, b->vmm.id, &rq, &answer, &err);
+        rest_exec_free(&rq);
+        reply_answer(reply, rc, answer, &err);
+    }
+    sandbox_unref(&c->fleet, b);
+}
+
+static void sandbox_eval(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct rest_eval rq;
+    json_t *answer = NULL;
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
+    if (!b) {
+        reply_not_found(reply, call->param);
+        return;
+    }
+    if (rest_parse_eval(call->body, call->len, &rq, &err) < 0) {
+        reply_error(reply, 400, err.text);
+    } else {
+        int rc = agent_eval(&c->run, b->vmm.id, &rq, &answer, &err);
+        rest_eval_free(&rq);
+        reply_answer(reply, rc, answer, &err);
+    }
+    sandbox_unref(&c->fleet, b);
+}
+
+static const struct route routes[] = {
+    {"GET", {"healthz"}, ROUTE_QUICK, healthz},
+    {"GET", {"version"}, ROUTE_QUICK, version},
+    {"GET", {"v1", "snapshots"}, ROUTE_QUICK, snapshots_list},
+    {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, snapshots_post},
+    {"DELETE", {"v1", "snapshots", ":"}, ROUTE_ACTING, snapshot_remove},
+    {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, sandboxes_list},
+    {"POST", {"v1", "sandboxes"}, ROUTE_ACTING, sandboxes_post},
+    {"GET", {"v1", "sandboxes", ":"}, ROUTE_QUICK, sandbox_get},
+    {"DELETE", {"v1", "sandboxes", ":"}, ROUTE_ACTING, sandbox_delete},
+    {"POST", {"v1", "sandboxes", ":", "ping"}, ROUTE_PATIENT, sandbox_ping},
+    {"POST", {"v1", "sandboxes", ":", "exec"}, ROUTE_PATIENT, sandbox_exec},
+    {"POST", {"v1", "sandboxes", ":", "eval"}, ROUTE_PATIENT, sandbox_eval},
+};
+
+static bool path_matches(const struct route *route, const struct rest_target *target, const char **param)
+{
+    unsigned i = 0;
+    *param = NULL;
+    for (; i < 5 && route->path[i]; i++) {
+        if (i >= target->parts)
+            return false;
+        if (*route->path[i] == ':')
+            *param = target->part[i];
+        else if (strcmp(route->path[i], target->part[i]) != 0)
+            return false;
+    }
+    return i == target->parts && (!*param || **param);
+}
+
+const struct route *route_find(const char *method, const struct rest_target *target, const char **param, char *allowed,
+                               size_t cap)
+{
+    size_t len = 0;
+    allowed[0] = 0;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        if (!path_matches(&routes[i], target, param))
+            continue;
+        if (!strcmp(routes[i].method, method))
+            return &routes[i];
+        len += (size_t)snprintf(allowed + len, cap - len, "%s%s", len ? ", " : "", routes[i].method);
+    }
+    return NULL;
+}

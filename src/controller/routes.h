@@ -1,0 +1,42 @@
+/* routes.h: which request does what. */
+#ifndef FORKD_CONTROLLER_ROUTES_H
+#define FORKD_CONTROLLER_ROUTES_H
+
+#include "controller/controller.h"
+#include "proto/rest.h"
+
+#include <stdbool.h>
+
+/* What a request is answered with; `body` is malloc()ed or NULL. */
+struct reply {
+    unsigned status;
+    char *body;
+    size_t len;
+};
+
+void reply_json(struct reply *reply, unsigned status, json_t *json); /* takes the reference */
+void reply_error(struct reply *reply, unsigned status, const char *text);
+void reply_free(struct reply *reply);
+
+struct call {
+    const struct rest_target *target;
+    const char *param; /* the part of the path that ":id" or ":tag" stands for, or NULL */
+    const char *body;
+    size_t len;
+};
+
+enum route_pace { ROUTE_QUICK, ROUTE_ACTING, ROUTE_PATIENT };
+
+struct route {
+    const char *method;
+    const char *path[5];  /* parts; ":" matches any one */
+    enum route_pace pace; /* quick ones are answered on the HTTP thread, others by a worker of that kind */
+    void (*fn)(struct controller *c, const struct call *call, struct reply *reply);
+};
+
+/* NULL where there is none: *allowed then lists the methods of that path ("GET, POST"), or is "" where there is
+ * no such path. `param` points into the target. */
+const struct route *route_find(const char *method, const struct rest_target *target, const char **param, char *allowed,
+                               size_t cap);
+
+#endif

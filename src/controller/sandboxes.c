@@ -1,0 +1,431 @@
+/* sandboxes.c: see sandboxes.h.
+ *
+ * A spawn of n is one transaction. The rows of all n are written as intents in one go; children are forked by
+ * this thread and by helpers, each of which takes the next number until there is none or one of them failed; then
+ * all rows are committed in one go and the monitor takes over, or all children are killed and every trace of
+ * them removed. Requests to one template are serialised by its lock, for as long as its fork takes; what comes
+ * after (the making of the VM, the guest's answer) overlaps. */
+#include "controller/sandboxes.h"
+
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/agent_client.h"
+#include "controller/monitor.h"
+#include "controller/refusal.h"
+#include "controller/snapshots.h"
+#include "sys/cgroup.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+
+enum { IDENTIFY_SECS = 60, GONE_SECS = 30, LEAF_EMPTY_MS = 2000 };
+
+struct batch {
+    struct controller *c;
+    struct snapshot *base;
+    struct sandbox **box;
+    unsigned n;
+
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t idle;
+    unsigned next, working, refs;
+    bool closed; /* helpers that come now are too late */
+    struct err err;
+    bool failed;
+};
+
+struct helper {
+    struct job job;
+    struct batch *batch;
+};
+
+/* The kernel tells a change of cgroup.events as POLLPRI. */
+static int leaf_wait_empty(int leaf, struct err *err)
+{
+    uint64_t deadline = clock_monotonic_ns() + LEAF_EMPTY_MS * NS_PER_MS;
+    own_fd int events = openat(leaf, "cgroup.events", O_RDONLY | O_CLOEXEC);
+    for (;;) {
+        bool populated;
+        int rc = cgroup_is_populated(leaf, &populated, err);
+        if (rc < 0 || !populated)
+            return rc;
+        struct pollfd p = {.fd = events, .events = POLLPRI};
+        if (poll(&p, 1, clock_ms_until(deadline)) <= 0)
+            return err_say(err, EBUSY, "its processes do not end");
+    }
+}
+
+/* A leaf whose process was killed is empty a moment later. */
+static void leaf_remove(int tree, int leaf, const char *name)
+{
+    struct err err;
+    if (leaf < 0)
+        return;
+    int rc = cgroup_remove(tree, name, &err);
+    if (rc == -EBUSY) {
+        cgroup_kill(leaf, NULL);
+        rc = leaf_wait_empty(leaf, &err);
+        if (rc == 0)
+            rc = cgroup_remove(tree, name, &err);
+    }
+    if (rc < 0)
+        log_warn("the cgroup of %s: %s", name, err.text);
+}
+
+static int leaf_make(struct sandbox *b, struct err *err)
+{
+    int rc = 0;
+    if (b->base->cgroup >= 0)
+        rc = cgroup_create(b->base->cgroup, b->vmm.id, &b->cgroup, err);
+    if (rc == 0 && b->cgroup >= 0 && b->memory_limit_mib)
+        rc = cgroup_set_memory_max(b->cgroup, b->memory_limit_mib << 20, err);
+    return rc;
+}
+
+/* Everything outside the registry that a child may have left. */
+static void child_undo(struct controller *c, struct sandbox *b)
+{
+    vmm_destroy(&b->vmm);
+    leaf_remove(b->base->cgroup, b->cgroup, b->vmm.id);
+    rundir_remove(&c->run, b->vmm.id);
+}
+
+static int child_fork(struct controller *c, struct sandbox *b, const struct seat *seat, struct err *err)
+{
+    int rc = leaf_make(b, err);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&b->base->spawning);
+    rc = vmm_spawn(&b->base->template, &b->vmm, seat, b->cgroup, err);
+    pthread_mutex_unlock(&b->base->spawning);
+    return rc;
+}
+
+static int child_start(struct controller *c, struct sandbox *b, struct err *err)
+{
+    struct seat seat;
+    int rc = rundir_seat(&c->run, b->vmm.id, b->base->has_disk, &seat, err);
+    if (rc < 0)
+        return rc;
+    rc = child_fork(c, b, &seat, err);
+    seat_close(&seat);
+    if (rc == 0)
+        rc = vmm_go(&b->vmm, err);
+    if (rc == 0) {
+        rc = agent_identify(&c->run, b->vmm.id, IDENTIFY_SECS, err);
+        if (rc < 0)
+            vmm_explain(&b->vmm, err);
+    }
+    return rc;
+}
+
+static void batch_fail(struct batch *batch, const struct sandbox *b, const struct err *err)
+{
+    pthread_mutex_lock(&batch->lock);
+    if (!batch->failed) {
+        batch->failed = true;
+        batch->err = *err;
+        err_wrap(&batch->err, "sandbox %s could not be started", b->vmm.id);
+    }
+    pthread_mutex_unlock(&batch->lock);
+}
+
+static struct sandbox *batch_next(struct batch *batch)
+{
+    pthread_mutex_lock(&batch->lock);
+    struct sandbox *b = batch->failed || batch->next == batch->n ? NULL : batch->box[batch->next++];
+    pthread_mutex_unlock(&batch->lock);
+    return b;
+}
+
+static void batch_work(struct batch *batch)
+{
+    struct err err;
+    for (struct sandbox *b; (b = batch_next(batch));)
+        if (child_start(batch->c, b, &err) < 0)
+            batch_fail(batch, b, &err);
+}
+
+static void batch_unref(struct batch *batch)
+{
+    pthread_mutex_lock(&batch->lock);
+    bool last = --batch->refs == 0;
+    pthread_mutex_unlock(&batch->lock);
+    if (!last)
+        return;
+    pthread_cond_destroy(&batch->idle);
+    pthread_mutex_destroy(&batch->lock);
+    free(batch);
+}
+
+static void helper_main(struct job *job)
+{
+    struct helper *helper = list_entry(job, struct helper, job);
+    struct batch *batch = helper->batch;
+    pthread_mutex_lock(&batch->lock);
+    bool late = batch->closed;
+    batch->working += !late;
+    pthread_mutex_unlock(&batch->lock);
+    if (!late) {
+        batch_work(batch);
+        pthread_mutex_lock(&batch->lock);
+        batch->working--;
+        pthread_cond_signal(&batch->idle);
+        pthread_mutex_unlock(&batch->lock);
+    }
+    batch_unref(batch);
+    free(helper);
+}
+
+static void batch_helpers(struct batch *batch)
+{
+    unsigned wanted = batch->c->spawns_at_once < batch->n ? batch->c->spawns_at_once : batch->n;
+    for (unsigned i = 1; i < wanted; i++) {
+        struct helper *helper = calloc(1, sizeof *helper);
+        if (!helper)
+            return;
+        helper->job.fn = helper_main;
+        helper->batch = batch;
+        pthread_mutex_lock(&batch->lock);
+        batch->refs++;
+        pthread_mutex_unlock(&batch->lock);
+        if (workers_submit(batch->c->workers, WORKER_HELPER, &helper->job, NULL) < 0) {
+            batch_unref(batch);
+            free(helper);
+        }
+    }
+}
+
+/* Starts all children; on failure those that were started are still there. */
+static int batch_run(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n, struct err *err)
+{
+    struct batch *batch = calloc(1, sizeof *batch);
+    if (!batch)
+        return err_say(err, ENOMEM, "out of memory");
+    *batch = (struct batch){.c = c, .base = base, .box = box, .n = n, .refs = 1};
+    pthread_mutex_init(&batch->lock, NULL);
+    pthread_cond_init(&batch->idle, NULL);
+    batch_helpers(batch);
+    batch_work(batch);
+    pthread_mutex_lock(&batch->lock);
+    batch->closed = true;
+    while (batch->working)
+        pthread_cond_wait(&batch->idle, &batch->lock);
+    int rc = 0;
+    if (batch->failed) {
+        *err = batch->err;
+        rc = -err->code;
+    }
+    pthread_mutex_unlock(&batch->lock);
+    batch_unref(batch);
+    return rc;
+}
+
+/* The template, held as one of whose children there will be n more. */
+static int base_hold(struct controller *c, const struct rest_spawn *rq, struct snapshot **base, struct err *err)
+{
+    struct snapshot *s = fleet_snapshot_find(&c->fleet, rq->snapshot_tag);
+    if (!s)
+        return err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
+    int rc = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    if (s->state == SNAPSHOT_READY)
+        s->children += rq->n;
+    else if (s->state == SNAPSHOT_WRITING)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: it is being made", s->tag);
+    else if (s->state == SNAPSHOT_FAILED)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: %s", s->tag, s->reason);
+    else
+        rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
+    pthread_mutex_unlock(&c->fleet.lock);
+    if (rc == 0 && rq->memory_limit_mib && s->cgroup < 0) {
+        rc = err_say(err, ENOTSUP, "memory_limit_mib cannot be kept on this host: %s", c->cgroup_reason);
+        snapshot_children_left(c, s, rq->n);
+    }
+    if (rc < 0)
+        snapshot_unref(&c->fleet, s);
+    else
+        *base = s;
+    return rc;
+}
+
+static struct sandbox_row *rows_make(struct sandbox **box, unsigned n)
+{
+    struct sandbox_row *rows = calloc(n, sizeof *rows);
+    for (unsigned i = 0; rows && i < n; i++) {
+        rows[i].state = ROW_MAKING;
+        rows[i].created_at_unix = box[i]->created_at_unix;
+        rows[i].memory_limit_mib = box[i]->memory_limit_mib;
+        memcpy(rows[i].id, box[i]->vmm.id, sizeof rows[i].id);
+        memcpy(rows[i].snapshot_id, box[i]->base->template.id, sizeof rows[i].snapshot_id);
+        memcpy(rows[i].secret, box[i]->vmm.secret, sizeof rows[i].secret);
+    }
+    return rows;
+}
+
+static int boxes_make(struct controller *c, struct snapshot *base, const struct rest_spawn *rq, struct sandbox ***boxes,
+                      struct err *err)
+{
+    struct sandbox **box = *boxes = calloc(rq->n + 1, sizeof *box);
+    uint64_t now = clock_realtime_ns() / NS_PER_SEC;
+    for (unsigned i = 0; box && i < rq->n; i++) {
+        box[i] = sandbox_new(&c->fleet, base);
+        if (!box[i])
+            return err_say(err, ENOMEM, "out of memory");
+        box[i]->created_at_unix = now;
+        box[i]->memory_limit_mib = rq->memory_limit_mib;
+        int rc = vmm_name(&box[i]->vmm, "sb", err);
+        if (rc < 0)
+            return rc;
+    }
+    return box ? 0 : err_say(err, ENOMEM, "out of memory");
+}
+
+static void boxes_undo(struct controller *c, struct sandbox **box)
+{
+    struct err err;
+    for (struct sandbox **b = box; *b; b++)
+        vmm_kill(&(*b)->vmm);
+    for (struct sandbox **b = box; *b; b++) {
+        child_undo(c, *b);
+        if (registry_sandbox_remove(c->registry, (*b)->vmm.id, &err) < 0)
+            log_error("%s", err.text);
+    }
+}
+
+static void boxes_hand_over(struct controller *c, struct sandbox **box)
+{
+    for (struct sandbox **b = box; *b; b++) {
+        fleet_sandbox_add(&c->fleet, *b);
+        monitor_watch_sandbox(c->monitor, *b);
+    }
+}
+
+static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n, struct err *err)
+{
+    own_free struct sandbox_row *rows = rows_make(box, n);
+    if (!rows)
+        return err_say(err, ENOMEM, "out of memory");
+    int rc = registry_sandboxes_add(c->registry, rows, n, err);
+    if (rc < 0)
+        return rc;
+    rc = batch_run(c, base, box, n, err);
+    if (rc == 0)
+        rc = registry_sandboxes_ready(c->registry, rows, n, err);
+    if (rc < 0)
+        boxes_undo(c, box);
+    else
+        boxes_hand_over(c, box);
+    return rc;
+}
+
+int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sandbox ***made, struct err *err)
+{
+    struct snapshot *base = NULL;
+    struct sandbox **box = NULL;
+    int rc = base_hold(c, rq, &base, err);
+    if (rc < 0)
+        return rc;
+    rc = boxes_make(c, base, rq, &box, err);
+    if (rc == 0)
+        rc = spawn_all(c, base, box, rq->n, err);
+    if (rc < 0) {
+        fleet_sandboxes_release(&c->fleet, box);
+        snapshot_children_left(c, base, rq->n);
+    } else {
+        *made = box;
+    }
+    snapshot_unref(&c->fleet, base);
+    return rc;
+}
+
+int sandbox_kill(struct controller *c, const char *id, struct err *err)
+{
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, id);
+    struct timespec until;
+    int late = 0;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += GONE_SECS;
+    pthread_mutex_lock(&c->fleet.lock);
+    bool ours = b && b->state == SANDBOX_RUNNING;
+    if (ours) {
+        b->state = SANDBOX_ENDING;
+        vmm_kill(&b->vmm);
+    }
+    while (ours && b->state != SANDBOX_GONE && !late)
+        late = pthread_cond_timedwait(&c->fleet.gone, &c->fleet.lock, &until);
+    pthread_mutex_unlock(&c->fleet.lock);
+    sandbox_unref(&c->fleet, b);
+    if (!ours)
+        return err_say(err, REFUSED_MISSING, "sandbox %s not found", id);
+    return late ? err_say(err, ETIMEDOUT, "sandbox %s was killed and does not end", id) : 0;
+}
+
+static void death_tell(struct controller *c, const struct sandbox *b, bool asked)
+{
+    uint64_t strikes = 0;
+    if (b->cgroup >= 0)
+        cgroup_oom_kills(b->cgroup, &strikes, NULL);
+    if (strikes)
+        log_error("sandbox %s was killed: it used more than its %llu MiB", b->vmm.id,
+                  (unsigned long long)b->memory_limit_mib);
+    else if (!asked)
+        log_warn("sandbox %s (process %d) ended: %s", b->vmm.id, (int)b->vmm.pid,
+                 *b->reason ? b->reason : "its process was killed");
+}
+
+void sandbox_bury(struct controller *c, struct sandbox *b)
+{
+    struct err err;
+    pthread_mutex_lock(&c->fleet.lock);
+    bool asked = b->state == SANDBOX_ENDING;
+    b->state = SANDBOX_ENDING;
+    pthread_mutex_unlock(&c->fleet.lock);
+    death_tell(c, b, asked);
+    leaf_remove(b->base->cgroup, b->cgroup, b->vmm.id);
+    rundir_remove(&c->run, b->vmm.id);
+    if (registry_sandbox_remove(c->registry, b->vmm.id, &err) < 0)
+        log_error("%s", err.text);
+    fleet_sandbox_end(&c->fleet, b);
+    snapshot_children_left(c, b->base, 1);
+}
+
+/* The KiB of one line of smaps_rollup ("Private_Dirty:  123 kB"). */
+static uint64_t rollup_kib(const char *rollup, const char *name)
+{
+    const char *at = strstr(rollup, name);
+    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+static void memory_json(const struct sandbox *b, json_t *object)
+{
+    char path[64], rollup[4096];
+    uint64_t bytes;
+    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)b->vmm.pid);
+    if (io_read_text(AT_FDCWD, path, rollup, sizeof rollup, NULL) > 0) {
+        uint64_t own = rollup_kib(rollup, "Private_Clean:") + rollup_kib(rollup, "Private_Dirty:");
+        json_object_set_new(object, "memory_own_kib", json_integer((json_int_t)own));
+        json_object_set_new(object, "memory_pss_kib", json_integer((json_int_t)rollup_kib(rollup, "\nPss:")));
+    } else {
+        json_object_set_new(object, "memory_own_kib", json_null());
+        json_object_set_new(object, "memory_pss_kib", json_null());
+    }
+    if (b->cgroup >= 0 && cgroup_memory_current(b->cgroup, &bytes, NULL) == 0)
+        json_object_set_new(object, "memory_charged_kib", json_integer((json_int_t)(bytes >> 10)));
+}
+
+json_t *sandbox_json(struct sandbox *b, bool memory)
+{
+    struct rest_sandbox_info info = {.id = b->vmm.id,
+                                     .snapshot_tag = b->base->tag,
+                                     .created_at_unix = b->created_at_unix,
+                                     .memory_limit_mib = b->memory_limit_mib,
+                                     .pid = (uint32_t)b->vmm.pid};
+    json_t *object = rest_json_sandbox(&info);
+    if (object && memory)
+        memory_json(b, object);
+    return object;
+}

@@ -1,0 +1,374 @@
+/* snapshots.c: see snapshots.h.
+ *
+ * Making one, stage by stage; each stage names what must be undone when a later one fails, and undoing runs
+ * through the same ladder whatever failed:
+ *
+ *     files     opened and checked: nothing exists yet
+ *     claim     the tag is taken in the fleet, the intent in the registry; the tree's cgroup is made
+ *     parent    a process boots on a seat of its own, rings, is warmed up, hands over its image and ends
+ *     template  a fresh process maps the image; its id and secret are those of the intent
+ *     commit    the row becomes ready, the monitor watches */
+#include "controller/snapshots.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/agent_client.h"
+#include "controller/guest_files.h"
+#include "controller/monitor.h"
+#include "controller/refusal.h"
+#include "sys/cgroup.h"
+
+#include <poll.h>
+#include <string.h>
+
+enum {
+    READY_SECS = 60,
+    WARM_SECS = 600,
+    SETTLE_SECS = 60,
+    GONE_SECS = 30, /* how long a deletion waits for the kernel to end a killed process */
+};
+
+/* reboot=k, panic=1: a guest that gives up asks for a reset, which its VMM reports as its end. */
+static const char linux_cmdline[] = "console=ttyS0 quiet reboot=k panic=1 root=/dev/vda rw";
+
+static uint64_t now_unix(void)
+{
+    return clock_realtime_ns() / NS_PER_SEC;
+}
+
+/* A new snapshot whose tag is taken in the fleet. */
+static int tag_claim(struct controller *c, const char *tag, bool has_disk, struct snapshot **snapshot, struct err *err)
+{
+    struct snapshot *s = snapshot_new(tag);
+    if (!s)
+        return err_say(err, ENOMEM, "out of memory");
+    s->has_disk = has_disk;
+    s->created_at_unix = now_unix();
+    int rc = vmm_name(&s->template, "tm", err);
+    if (rc == 0 && fleet_snapshot_add(&c->fleet, s, err) < 0)
+        rc = err_say(err, REFUSED_BAD, "snapshot %s exists already", tag);
+    if (rc < 0)
+        snapshot_unref(&c->fleet, s);
+    else
+        *snapshot = s;
+    return rc;
+}
+
+static int intent_write(struct controller *c, const struct snapshot *s, struct err *err)
+{
+    struct snapshot_row row = {.state = ROW_MAKING, .created_at_unix = s->created_at_unix, .has_disk = s->has_disk};
+    memcpy(row.id, s->template.id, sizeof row.id);
+    memcpy(row.tag, s->tag, sizeof row.tag);
+    memcpy(row.secret, s->template.secret, sizeof row.secret);
+    return registry_snapshot_add(c->registry, &row, err);
+}
+
+static int tree_make(struct controller *c, struct snapshot *s, struct err *err)
+{
+    int rc = 0;
+    if (c->cgroup >= 0)
+        rc = cgroup_create(c->cgroup, s->template.id, &s->cgroup, err);
+    if (rc == 0 && s->cgroup >= 0)
+        rc = cgroup_enable_memory(s->cgroup, err);
+    return rc;
+}
+
+/* A process of the tree in a leaf of its own. */
+static int tree_process_start(struct controller *c, struct snapshot *s, const char *leaf, struct vmm *vmm,
+                              struct err *err)
+{
+    own_fd int cgroup = -1;
+    if (s->cgroup >= 0) {
+        int rc = cgroup_create(s->cgroup, leaf, &cgroup, err);
+        if (rc < 0)
+            return rc;
+    }
+    return vmm_start(c->program, cgroup, vmm, err);
+}
+
+static int warm_up(struct controller *c, const char *id, const struct rest_snapshot_create *rq, struct err *err)
+{
+    int rc = 0;
+    if (rq->ready_cmd)
+        rc = agent_run_ready(&c->run, id, rq->ready_cmd, READY_SECS, err);
+    if (rc == 0 && (rq->warmup || rq->warmup_code))
+        rc = agent_warm(&c->run, id, rq->warmup, rq->warmup_code, WARM_SECS, err);
+    /* A test guest without a root filesystem has nothing to settle. */
+    if (rc == 0 && (rq->rootfs || rq->image))
+        rc = agent_settle(&c->run, id, SETTLE_SECS, err);
+    return rc;
+}
+
+static int parent_boot(struct controller *c, struct vmm *parent, const struct guest_files *files,
+                       const struct seat *seat, const struct rest_snapshot_create *rq, struct err *err)
+{
+    uint64_t deadline = clock_monotonic_ns() + rq->boot_wait_secs * NS_PER_SEC;
+    struct vmm_boot boot = {.kernel = files->kernel,
+                            .initrd = files->initrd,
+                            .base = files->rootfs,
+                            .seat = seat,
+                            .mem_mib = rq->mem_size_mib,
+                            .vcpus = rq->vcpus,
+                            .cmdline = linux_cmdline};
+    int rc = vmm_boot(parent, &boot, err);
+    if (rc < 0)
+        return err_wrap(err, "the guest cannot be started");
+    rc = vmm_wait_doorbell(parent, deadline, err);
+    if (rc == -ETIMEDOUT)
+        return err_say(err, ETIMEDOUT, "the guest's agent was not up after boot_wait_secs (%u)", rq->boot_wait_secs);
+    return rc < 0 ? err_wrap(err, "the guest ended while it booted") : 0;
+}
+
+/* Waits for a parent that handed over its image to be dead, so that its memory is counted once. */
+static void parent_await(const struct vmm *parent)
+{
+    struct pollfd p = {.fd = parent->pidfd, .events = POLLIN};
+    while (poll(&p, 1, GONE_SECS * 1000) < 0 && errno == EINTR)
+        ;
+}
+
+static int parent_run(struct controller *c, struct snapshot *s, struct vmm *parent, const struct guest_files *files,
+                      const struct seat *seat, const struct rest_snapshot_create *rq, struct vmm_image *image,
+                      char *console, struct err *err)
+{
+    int rc = tree_process_start(c, s, "parent", parent, err);
+    if (rc < 0)
+        return rc;
+    rc = parent_boot(c, parent, files, seat, rq, err);
+    if (rc == 0) {
+        rc = warm_up(c, parent->id, rq, err);
+        if (rc < 0 && rc != -REFUSED_BAD)
+            vmm_explain(parent, err);
+    }
+    if (rc == 0)
+        rc = vmm_freeze(parent, image, err);
+    if (rc < 0)
+        rundir_console_tail(&c->run, parent->id, console, CONSOLE_TAIL_MAX);
+    else
+        parent_await(parent);
+    return rc < 0 ? -err->code : 0;
+}
+
+/* From files to an image. The parent and its seat are gone afterwards, whatever came of it; the layer it wrote to
+ * is the caller's. */
+static int parent_stage(struct controller *c, struct snapshot *s, const struct guest_files *files,
+                        const struct rest_snapshot_create *rq, struct vmm_image *image, int *layer, char *console,
+                        struct err *err)
+{
+    struct vmm parent = VMM_EMPTY;
+    struct seat seat;
+    int rc = vmm_name(&parent, "pa", err);
+    if (rc == 0)
+        rc = rundir_seat(&c->run, parent.id, s->has_disk, &seat, err);
+    if (rc < 0)
+        return rc;
+    rc = parent_run(c, s, &parent, files, &seat, rq, image, console, err);
+    if (rc == 0)
+        rc = seat_layer_frozen(&seat, layer, err);
+    vmm_destroy(&parent);
+    seat_close(&seat);
+    rundir_remove(&c->run, parent.id);
+    if (s->cgroup >= 0)
+        cgroup_remove(s->cgroup, "parent", NULL);
+    return rc;
+}
+
+static int template_stage(struct controller *c, struct snapshot *s, const struct vmm_image *image, int base, int layer,
+                          struct err *err)
+{
+    struct seat seat;
+    int rc = rundir_seat(&c->run, s->template.id, false, &seat, err);
+    if (rc < 0)
+        return rc;
+    rc = tree_process_start(c, s, "template", &s->template, err);
+    if (rc == 0)
+        rc = vmm_load(&s->template, image, base, layer, seat.listen, err);
+    seat_close(&seat);
+    return rc < 0 ? err_wrap(err, "the template") : 0;
+}
+
+static void make_undo(struct controller *c, struct snapshot *s)
+{
+    vmm_kill(&s->template);
+    if (s->template.pidfd >= 0)
+        parent_await(&s->template);
+    snapshot_finish(c, s);
+}
+
+static int make(struct controller *c, struct snapshot *s, const struct guest_files *files,
+                const struct rest_snapshot_create *rq, char *console, struct err *err)
+{
+    struct vmm_image image = {.memory = -1, .state = -1};
+    own_fd int layer = -1;
+    int rc = parent_stage(c, s, files, rq, &image, &layer, console, err);
+    if (rc == 0)
+        rc = template_stage(c, s, &image, files->rootfs, layer, err);
+    fd_close(&image.memory);
+    fd_close(&image.state);
+    if (rc == 0)
+        rc = registry_snapshot_set(c->registry, s->template.id, ROW_READY, "", err);
+    return rc;
+}
+
+int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq, struct snapshot **snapshot,
+                    char *console, struct err *err)
+{
+    struct guest_files files = GUEST_FILES_EMPTY;
+    console[0] = 0;
+    struct snapshot *taken = fleet_snapshot_find(&c->fleet, rq->tag);
+    if (taken) {
+        snapshot_unref(&c->fleet, taken);
+        return err_say(err, REFUSED_BAD, "snapshot %s exists already", rq->tag);
+    }
+    int rc = guest_files_open(c->images, rq, &files, err);
+    if (rc < 0)
+        return rc;
+    struct snapshot *s = NULL;
+    rc = tag_claim(c, rq->tag, files.rootfs >= 0, &s, err);
+    if (rc == 0) {
+        rc = intent_write(c, s, err);
+        if (rc == 0)
+            rc = tree_make(c, s, err);
+        if (rc == 0)
+            rc = make(c, s, &files, rq, console, err);
+        if (rc < 0) {
+            make_undo(c, s);
+            snapshot_unref(&c->fleet, s);
+        }
+    }
+    guest_files_close(&files);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&c->fleet.lock);
+    s->state = SNAPSHOT_READY;
+    pthread_mutex_unlock(&c->fleet.lock);
+    monitor_watch_snapshot(c->monitor, s);
+    log_info("snapshot %s is ready: template %s, process %d", s->tag, s->template.id, (int)s->template.pid);
+    *snapshot = s;
+    return 0;
+}
+
+/* What a template leaves. */
+static void template_clear(struct controller *c, struct snapshot *s)
+{
+    struct err err;
+    rundir_remove(&c->run, s->template.id);
+    if (s->cgroup >= 0 && cgroup_remove(s->cgroup, "template", &err) < 0)
+        log_warn("the cgroup of template %s: %s", s->template.id, err.text);
+}
+
+void snapshot_finish(struct controller *c, struct snapshot *s)
+{
+    struct err err;
+    template_clear(c, s);
+    if (s->cgroup >= 0 && cgroup_remove(c->cgroup, s->template.id, &err) < 0)
+        log_warn("the cgroup of tree %s: %s", s->template.id, err.text);
+    if (registry_snapshot_remove(c->registry, s->template.id, &err) < 0)
+        log_error("%s", err.text);
+    fleet_snapshot_end(&c->fleet, s);
+}
+
+void snapshot_bury(struct controller *c, struct snapshot *s)
+{
+    struct err err, words;
+    bool told = vmm_last_words(&s->template, &words) == 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    enum snapshot_state was = s->state;
+    bool finish = was == SNAPSHOT_HIDDEN && s->children == 0;
+    if (was == SNAPSHOT_READY) {
+        s->state = SNAPSHOT_FAILED;
+        snprintf(s->reason, sizeof s->reason, "its template process ended%s%.400s", told ? ": " : " without a word",
+                 told ? words.text : "");
+    }
+    s->template.pid = 0;
+    pthread_mutex_unlock(&c->fleet.lock);
+    if (finish) {
+        snapshot_finish(c, s);
+        return;
+    }
+    template_clear(c, s);
+    if (was != SNAPSHOT_READY)
+        return;
+    log_error("snapshot %s failed: %s; its sandboxes live on", s->tag, s->reason);
+    if (registry_snapshot_set(c->registry, s->template.id, ROW_FAILED, s->reason, &err) < 0)
+        log_error("%s", err.text);
+}
+
+/* A hidden snapshot without children goes: by its template's death, or at once where that is dead already. */
+static void retire(struct controller *c, struct snapshot *s, bool dead)
+{
+    if (dead)
+        snapshot_finish(c, s);
+    else
+        vmm_kill(&s->template);
+}
+
+void snapshot_children_left(struct controller *c, struct snapshot *s, unsigned count)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    s->children -= count;
+    bool over = s->children == 0 && s->state == SNAPSHOT_HIDDEN, dead = s->template.pid == 0;
+    pthread_mutex_unlock(&c->fleet.lock);
+    if (over)
+        retire(c, s, dead);
+}
+
+static int await_gone(struct controller *c, struct snapshot *s, struct err *err)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += GONE_SECS;
+    int late = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    while (s->state != SNAPSHOT_GONE && !late)
+        late = pthread_cond_timedwait(&c->fleet.gone, &c->fleet.lock, &until);
+    bool gone = s->state == SNAPSHOT_GONE;
+    pthread_mutex_unlock(&c->fleet.lock);
+    return gone ? 0 : err_say(err, ETIMEDOUT, "the template of %s was killed and does not end", s->tag);
+}
+
+int snapshot_delete(struct controller *c, const char *tag, struct err *err)
+{
+    struct snapshot *s = fleet_snapshot_find(&c->fleet, tag);
+    if (!s)
+        return err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
+    pthread_mutex_lock(&c->fleet.lock);
+    enum snapshot_state was = s->state;
+    if (was == SNAPSHOT_READY || was == SNAPSHOT_FAILED)
+        s->state = SNAPSHOT_HIDDEN;
+    bool dead = s->template.pid == 0, over = s->children == 0;
+    pthread_mutex_unlock(&c->fleet.lock);
+
+    int rc = 0;
+    if (was == SNAPSHOT_WRITING)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is being made", tag);
+    else if (was != SNAPSHOT_READY && was != SNAPSHOT_FAILED)
+        rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
+    else
+        rc = registry_snapshot_set(c->registry, s->template.id, ROW_HIDDEN, "", err);
+    if (rc == 0 && over) {
+        retire(c, s, dead);
+        rc = await_gone(c, s, err);
+    }
+    snapshot_unref(&c->fleet, s);
+    return rc;
+}
+
+json_t *snapshot_json(struct controller *c, struct snapshot *s)
+{
+    static const char *const status[] = {"writing", "ready", "failed", "ready", "failed"};
+    char dir[PATH_MAX + REST_TAG_MAX + 2], reason[ERR_TEXT_MAX];
+    snprintf(dir, sizeof dir, "%s/%s", c->snapshot_root, s->tag);
+    pthread_mutex_lock(&c->fleet.lock);
+    enum snapshot_state state = s->state;
+    memcpy(reason, s->reason, sizeof reason);
+    pthread_mutex_unlock(&c->fleet.lock);
+    struct rest_snapshot_info info = {.tag = s->tag,
+                                      .dir = dir,
+                                      .created_at_unix = s->created_at_unix,
+                                      .status = status[state],
+                                      .warning = *reason ? reason : NULL,
+                                      .bootable = state == SNAPSHOT_READY};
+    return rest_json_snapshot(&info);
+}

@@ -1,0 +1,27 @@
+/* snapshots.h: the life of a snapshot and its template. States: fleet.h. */
+#ifndef FORKD_CONTROLLER_SNAPSHOTS_H
+#define FORKD_CONTROLLER_SNAPSHOTS_H
+
+#include "controller/controller.h"
+
+enum { CONSOLE_TAIL_MAX = 2048 };
+
+/* Boots a parent, warms it up, makes it a template: all or nothing. Where a guest died, `console` (of
+ * CONSOLE_TAIL_MAX bytes) gets the last lines it printed, else "". *snapshot is a reference for the caller.
+ * Mistakes of the request are -REFUSED_*, with a sentence, the rest is the host's or the guest's. */
+int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq, struct snapshot **snapshot,
+                    char *console, struct err *err);
+
+/* Its tag is free when this returns. While sandboxes of it live its template stays, hidden. */
+int snapshot_delete(struct controller *c, const char *tag, struct err *err);
+
+/* The monitor's: the template is dead. */
+void snapshot_bury(struct controller *c, struct snapshot *snapshot);
+/* `count` children are no more, or were never born. */
+void snapshot_children_left(struct controller *c, struct snapshot *snapshot, unsigned count);
+/* Takes what is left of a snapshot whose template is dead and that has no children out of everything. */
+void snapshot_finish(struct controller *c, struct snapshot *snapshot);
+
+json_t *snapshot_json(struct controller *c, struct snapshot *snapshot);
+
+#endif

@@ -1,0 +1,379 @@
+/* vmm_client.c: see vmm_client.h. */
+#include "controller/vmm_client.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "sys/clone.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+enum {
+    START_SECS = 30,   /* STARTED, LOADED: making a VM and its memory */
+    FREEZE_SECS = 120, /* IMAGE: scanning all memory for zeros */
+    SPAWN_SECS = 20,
+    ADOPT_SECS = 5,
+    DESTROY_MS = 30 * 1000, /* a killed process that is not dead then hangs in the kernel */
+    CONTROL_FD = 3,         /* where a started VMM finds its control socket */
+};
+
+static uint64_t secs_from_now(unsigned secs)
+{
+    return clock_monotonic_ns() + secs * NS_PER_SEC;
+}
+
+int vmm_name(struct vmm *vmm, const char *prefix, struct err *err)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz234567";
+    uint8_t random[24];
+    if (getrandom(random, sizeof random, 0) != sizeof random ||
+        getrandom(vmm->secret, sizeof vmm->secret, 0) != sizeof vmm->secret)
+        return err_set(err, errno, "getrandom");
+    int n = snprintf(vmm->id, sizeof vmm->id, "%s-", prefix);
+    for (size_t i = 0; i < sizeof random; i++)
+        vmm->id[n++] = letters[random[i] & 31];
+    vmm->id[n] = 0;
+    return 0;
+}
+
+int vmm_program(char *path, size_t cap, struct err *err)
+{
+    static const char *const places[] = {"forkd-vmm", "../libexec/forkd/forkd-vmm", "../vmm/forkd-vmm"};
+    const char *chosen = getenv("FORKD_VMM");
+    if (chosen && *chosen) {
+        if ((size_t)snprintf(path, cap, "%s", chosen) >= cap || access(path, X_OK) < 0)
+            return err_set(err, errno, "FORKD_VMM=%s", chosen);
+        return 0;
+    }
+    char self[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0)
+        return err_set(err, errno, "readlink /proc/self/exe");
+    self[n] = 0;
+    *strrchr(self, '/') = 0;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        if ((size_t)snprintf(path, cap, "%s/%s", self, places[i]) < cap && access(path, X_OK) == 0)
+            return 0;
+    return err_say(err, ENOENT, "forkd-vmm is not beside %s; set FORKD_VMM to its path", self);
+}
+
+/* In the child of a process with threads: async-signal-safe calls only. */
+static void exec_vmm(const char *program, int ctl)
+{
+    static char flag[] = "--ctl", number[] = "3";
+    char *argv[] = {(char *)program, flag, number, NULL};
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    int null = open("/dev/null", O_RDWR);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
+        _exit(126);
+    if (ctl == CONTROL_FD ? fcntl(ctl, F_SETFD, 0) < 0 : dup2(ctl, CONTROL_FD) < 0)
+        _exit(126);
+    syscall(SYS_close_range, CONTROL_FD + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC);
+    execv(program, argv);
+    _exit(127);
+}
+
+int vmm_start(const char *program, int cgroup, struct vmm *vmm, struct err *err)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_set(err, errno, "socketpair");
+    own_fd int ours = pair[0], theirs = pair[1];
+    struct clone_spec spec = {.cgroup_fd = cgroup, .want_pidfd = true};
+    pid_t pid = clone_fork(&spec, &vmm->pidfd, err);
+    if (pid < 0)
+        return err_wrap(err, "start %s", program);
+    if (pid == 0)
+        exec_vmm(program, theirs);
+    vmm->pid = pid;
+    vmm->ctl = steal_fd(&ours);
+    return 0;
+}
+
+const char *vmm_end_name(enum ctl_end reason)
+{
+    switch (reason) {
+    case CTL_END_POWEROFF:
+        return "the guest powered off";
+    case CTL_END_RESET:
+        return "the guest asked for a reset (a reboot or a panic)";
+    case CTL_END_CRASH:
+        return "the guest crashed";
+    case CTL_END_QUIT:
+        return "it was asked to end";
+    default:
+        return "the VMM failed";
+    }
+}
+
+static int say_ended(const struct ctl_ended *ended, struct err *err)
+{
+    return err_say(err, ECONNRESET, "%s%s%.*s", vmm_end_name(ended->reason), *ended->text ? ": " : "", CTL_TEXT_MAX - 1,
+                   ended->text);
+}
+
+/* Takes note of an event, or says why the VMM ends. */
+static int event_note(struct vmm *vmm, const struct ctl_message *m, struct err *err)
+{
+    if (m->type == CTL_ENDED)
+        return say_ended(&m->ended, err);
+    if (m->type == CTL_DOORBELL)
+        vmm->rung = true;
+    return 0;
+}
+
+/* One message; an end of file is an error that says so. */
+static int message_next(struct vmm *vmm, struct ctl_message *m, uint64_t deadline_ns, struct err *err)
+{
+    int rc = ctl_recv_until(vmm->ctl, m, deadline_ns, err);
+    if (rc == 0 || rc == -ECONNRESET)
+        return err_say(err, ECONNRESET, "the VMM process %d ended without a word", (int)vmm->pid);
+    return rc < 0 ? rc : 0;
+}
+
+/* The reply to `request`, of type `expect`. */
+static int reply_wait(struct vmm *vmm, uint32_t request, enum ctl_type expect, uint64_t deadline_ns,
+                      struct ctl_message *m, struct err *err)
+{
+    for (;;) {
+        int rc = message_next(vmm, m, deadline_ns, err);
+        if (rc < 0)
+            return rc == -ETIMEDOUT
+                       ? err_say(err, ETIMEDOUT, "the VMM did not answer with %s in time", ctl_type_name(expect))
+                       : rc;
+        if (m->request == 0)
+            rc = event_note(vmm, m, err);
+        else if (m->request == request && m->type == expect)
+            return 0;
+        else if (m->request == request && m->type == CTL_FAILED)
+            rc = err_say(err, (int)m->failed.code, "%.*s", CTL_TEXT_MAX - 1, m->failed.text);
+        ctl_message_close(m);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+static int call(struct vmm *vmm, struct ctl_message *m, enum ctl_type expect, unsigned secs, struct ctl_message *reply,
+                struct err *err)
+{
+    m->request = ++vmm->requests;
+    int rc = ctl_send(vmm->ctl, m, err);
+    if (rc == -EPIPE || rc == -ECONNRESET)
+        return err_say(err, ECONNRESET, "the VMM process %d is gone", (int)vmm->pid);
+    if (rc < 0)
+        return rc;
+    return reply_wait(vmm, m->request, expect, secs_from_now(secs), reply, err);
+}
+
+static void stay_who_we_are(struct ctl_jail *jail)
+{
+    jail->uid = jail->gid = UINT32_MAX;
+}
+
+int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
+{
+    struct ctl_message m, reply;
+    ctl_message_init(&m, CTL_BOOT, 0);
+    memcpy(m.boot.id, vmm->id, sizeof m.boot.id);
+    memcpy(m.boot.secret, vmm->secret, CTL_SECRET_LEN);
+    stay_who_we_are(&m.boot.jail);
+    m.boot.mem_mib = boot->mem_mib;
+    m.boot.vcpus = boot->vcpus;
+    m.boot.disk_read_only = boot->disk_read_only;
+    if ((size_t)snprintf(m.boot.cmdline, sizeof m.boot.cmdline, "%s", boot->cmdline) >= sizeof m.boot.cmdline)
+        return err_say(err, EMSGSIZE, "the kernel's command line is too long");
+    m.fd[CTL_FD_KERNEL] = boot->kernel;
+    m.fd[CTL_FD_INITRD] = boot->initrd;
+    m.fd[CTL_FD_BASE] = boot->base;
+    m.fd[CTL_FD_LAYER] = boot->seat->layer;
+    m.fd[CTL_FD_VSOCK] = boot->seat->vsock;
+    m.fd[CTL_FD_LISTEN] = boot->seat->listen;
+    m.fd[CTL_FD_CONSOLE] = boot->seat->console;
+    int rc = call(vmm, &m, CTL_STARTED, START_SECS, &reply, err);
+    if (rc < 0)
+        return rc;
+    vmm->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
+    ctl_message_close(&reply);
+    return 0;
+}
+
+int vmm_wait_doorbell(struct vmm *vmm, uint64_t deadline_ns, struct err *err)
+{
+    while (!vmm->rung) {
+        struct ctl_message m;
+        int rc = message_next(vmm, &m, deadline_ns, err);
+        if (rc < 0)
+            return rc;
+        rc = event_note(vmm, &m, err);
+        ctl_message_close(&m);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err)
+{
+    struct ctl_message m, reply;
+    ctl_message_init(&m, CTL_TEMPLATE, 0);
+    int rc = call(vmm, &m, CTL_IMAGE, FREEZE_SECS, &reply, err);
+    if (rc < 0)
+        return rc;
+    image->image = reply.image;
+    image->memory = steal_fd(&reply.fd[CTL_FD_MEMORY]);
+    image->state = steal_fd(&reply.fd[CTL_FD_STATE]);
+    ctl_message_close(&reply);
+    return 0;
+}
+
+int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer, int listen, struct err *err)
+{
+    struct ctl_message m, reply;
+    ctl_message_init(&m, CTL_LOAD, 0);
+    memcpy(m.load.id, vmm->id, sizeof m.load.id);
+    memcpy(m.load.secret, vmm->secret, CTL_SECRET_LEN);
+    stay_who_we_are(&m.load.jail);
+    m.load.image = image->image;
+    m.fd[CTL_FD_MEMORY] = image->memory;
+    m.fd[CTL_FD_STATE] = image->state;
+    m.fd[CTL_FD_BASE] = base;
+    m.fd[CTL_FD_LAYER] = layer;
+    m.fd[CTL_FD_LISTEN] = listen;
+    int rc = call(vmm, &m, CTL_LOADED, START_SECS, &reply, err);
+    if (rc < 0)
+        return rc;
+    vmm->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
+    ctl_message_close(&reply);
+    return 0;
+}
+
+int vmm_spawn(struct vmm *template, struct vmm *child, const struct seat *seat, int cgroup, struct err *err)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_set(err, errno, "socketpair");
+    own_fd int ours = pair[0], theirs = pair[1];
+    struct ctl_message m, reply;
+    ctl_message_init(&m, CTL_SPAWN, 0);
+    memcpy(m.spawn.id, child->id, sizeof m.spawn.id);
+    memcpy(m.spawn.secret, child->secret, CTL_SECRET_LEN);
+    m.fd[CTL_FD_CTL] = theirs;
+    m.fd[CTL_FD_LAYER] = seat->layer;
+    m.fd[CTL_FD_VSOCK] = seat->vsock;
+    m.fd[CTL_FD_LISTEN] = seat->listen;
+    m.fd[CTL_FD_CONSOLE] = seat->console;
+    m.fd[CTL_FD_CGROUP] = cgroup;
+    int rc = call(template, &m, CTL_SPAWNED, SPAWN_SECS, &reply, err);
+    if (rc < 0)
+        return err_wrap(err, "the template");
+    child->pid = (pid_t)reply.pid.pid;
+    child->pidfd = steal_fd(&reply.fd[CTL_FD_PIDFD]);
+    child->ctl = steal_fd(&ours);
+    ctl_message_close(&reply);
+    return 0;
+}
+
+int vmm_go(struct vmm *child, struct err *err)
+{
+    struct ctl_message m;
+    uint64_t deadline = secs_from_now(SPAWN_SECS);
+    for (;;) {
+        int rc = message_next(child, &m, deadline, err);
+        if (rc < 0)
+            return rc;
+        if (m.type == CTL_BORN)
+            break;
+        rc = m.type == CTL_FAILED ? err_say(err, (int)m.failed.code, "%.*s", CTL_TEXT_MAX - 1, m.failed.text)
+                                  : event_note(child, &m, err);
+        ctl_message_close(&m);
+        if (rc < 0)
+            return rc;
+    }
+    child->memory = steal_fd(&m.fd[CTL_FD_OWN_MEMORY]);
+    ctl_message_close(&m);
+    ctl_message_init(&m, CTL_GO, 0);
+    return ctl_send(child->ctl, &m, err);
+}
+
+int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err)
+{
+    vmm->ctl = rundir_connect_ctl(run, vmm->id, err);
+    if (vmm->ctl < 0)
+        return vmm->ctl;
+    struct ctl_message m, reply;
+    ctl_message_init(&m, CTL_ADOPT, 0);
+    memcpy(m.adopt.secret, vmm->secret, CTL_SECRET_LEN);
+    int rc = call(vmm, &m, CTL_ADOPTED, ADOPT_SECS, &reply, err);
+    if (rc < 0)
+        return rc;
+    if (strncmp(reply.adopted.id, vmm->id, sizeof vmm->id) != 0)
+        rc = err_say(err, EPROTO, "the VMM behind %s calls itself %s", vmm->id, reply.adopted.id);
+    vmm->pid = (pid_t)reply.adopted.pid;
+    vmm->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
+    vmm->pidfd = steal_fd(&reply.fd[CTL_FD_PIDFD]);
+    ctl_message_close(&reply);
+    if (rc == 0 && vmm->pidfd < 0 && (vmm->pidfd = (int)syscall(SYS_pidfd_open, vmm->pid, 0)) < 0)
+        rc = err_set(err, errno, "pidfd_open of %d", (int)vmm->pid);
+    return rc;
+}
+
+int vmm_last_words(struct vmm *vmm, struct err *err)
+{
+    struct ctl_message m;
+    while (vmm->ctl >= 0 && ctl_recv_until(vmm->ctl, &m, 0, NULL) == 1) {
+        int rc = m.type == CTL_ENDED || m.type == CTL_FAILED ? 1 : 0;
+        if (m.type == CTL_ENDED)
+            say_ended(&m.ended, err);
+        else if (m.type == CTL_FAILED)
+            err_say(err, (int)m.failed.code, "%.*s", CTL_TEXT_MAX - 1, m.failed.text);
+        ctl_message_close(&m);
+        if (rc)
+            return 0;
+    }
+    return -ENOENT;
+}
+
+void vmm_explain(struct vmm *vmm, struct err *err)
+{
+    struct err words;
+    /* A guest that ended a moment ago: its VMM may still be on the way to say so. */
+    struct pollfd p = {.fd = vmm->ctl, .events = POLLIN};
+    if (vmm->ctl >= 0)
+        poll(&p, 1, 50);
+    if (vmm_last_words(vmm, &words) == 0)
+        *err = words;
+}
+
+void vmm_release(struct vmm *vmm)
+{
+    fd_close(&vmm->pidfd);
+    fd_close(&vmm->ctl);
+    fd_close(&vmm->memory);
+}
+
+void vmm_kill(const struct vmm *vmm)
+{
+    if (vmm->pidfd >= 0 && syscall(SYS_pidfd_send_signal, vmm->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
+        log_error("kill %s (process %d): %s", vmm->id, (int)vmm->pid, strerrordesc_np(errno));
+}
+
+void vmm_destroy(struct vmm *vmm)
+{
+    struct pollfd p = {.fd = vmm->pidfd, .events = POLLIN};
+    vmm_kill(vmm);
+    while (vmm->pidfd >= 0 && poll(&p, 1, DESTROY_MS) < 0 && errno == EINTR)
+        ;
+    vmm_release(vmm);
+    vmm->pid = 0;
+}

@@ -1,0 +1,90 @@
+/* vmm_client.h: the controller's side of proto/ctl.h.
+ *
+ * Theory of operation. A `struct vmm` is the controller's hold on one VMM process: its control socket, a pidfd
+ * and a read-only descriptor of its memory. Requests are made by one thread at a time and wait for their reply;
+ * events that come in between are noted. Processes are killed through the pidfd and in no other way.
+ *
+ * Invariants.
+ * 1. Every wait has a deadline.
+ * 2. A failed request leaves a sentence that says what the VMM said, or how it ended, not just that it did. */
+#ifndef FORKD_CONTROLLER_VMM_CLIENT_H
+#define FORKD_CONTROLLER_VMM_CLIENT_H
+
+#include "controller/rundir.h"
+#include "proto/ctl.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct vmm {
+    char id[CTL_ID_MAX];
+    uint8_t secret[CTL_SECRET_LEN];
+    pid_t pid;              /* 0: none */
+    int pidfd, ctl, memory; /* -1: none */
+    bool rung;              /* a DOORBELL came */
+    uint32_t requests;
+};
+
+#define VMM_EMPTY                                                                                                      \
+    {                                                                                                                  \
+        .pidfd = -1, .ctl = -1, .memory = -1                                                                           \
+    }
+
+/* A fresh id with this prefix ("sb" gives "sb-" and 24 characters of [a-z0-9]) and a fresh secret. */
+int vmm_name(struct vmm *vmm, const char *prefix, struct err *err);
+
+/* The program that is started: $FORKD_VMM, or forkd-vmm beside this program, in ../libexec/forkd, or where the
+ * build puts it. */
+int vmm_program(char *path, size_t cap, struct err *err);
+
+/* Starts a forkd-vmm that waits for BOOT or LOAD; it is born in `cgroup` (-1: none). */
+int vmm_start(const char *program, int cgroup, struct vmm *vmm, struct err *err);
+
+struct vmm_boot {
+    int kernel, initrd, base; /* -1: none */
+    const struct seat *seat;
+    uint32_t mem_mib, vcpus;
+    bool disk_read_only;
+    const char *cmdline;
+};
+
+/* BOOT and STARTED. */
+int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err);
+/* Waits for the DOORBELL. -ETIMEDOUT without it. */
+int vmm_wait_doorbell(struct vmm *vmm, uint64_t deadline_ns, struct err *err);
+
+struct vmm_image {
+    struct ctl_image image;
+    int memory, state; /* -1: none */
+};
+
+/* TEMPLATE and IMAGE; the parent ends. The descriptors are the caller's. */
+int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err);
+/* LOAD and LOADED. `layer` is the parent's, read-only, or -1. */
+int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer, int listen, struct err *err);
+
+/* SPAWN of `child` (named before) and SPAWNED: the child has its pid, pidfd and control socket. Its BORN comes on
+ * its own socket. The caller serialises calls on one template. */
+int vmm_spawn(struct vmm *template, struct vmm *child, const struct seat *seat, int cgroup, struct err *err);
+/* BORN and GO. */
+int vmm_go(struct vmm *child, struct err *err);
+
+/* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead. */
+int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err);
+
+/* The reason a VMM gave for its end, from what still lies in its socket: 0 with a sentence, or -ENOENT. */
+int vmm_last_words(struct vmm *vmm, struct err *err);
+/* Puts the last words in front of an error that was only their consequence. */
+void vmm_explain(struct vmm *vmm, struct err *err);
+
+/* How a guest's end is called. */
+const char *vmm_end_name(enum ctl_end reason);
+
+/* Sends SIGKILL through the pidfd; does not wait. */
+void vmm_kill(const struct vmm *vmm);
+/* Kills it and waits for its end; the descriptors are closed. Safe on an empty one. */
+void vmm_destroy(struct vmm *vmm);
+/* Closes the descriptors; the process lives on. */
+void vmm_release(struct vmm *vmm);
+
+#endif
