@@ -1,4 +1,6 @@
-/* rng.c: see rng.h. */
+/* rng.c: see rng.h.
+ *
+ * SECCOMP: getrandom - random numbers for guests */
 #include "dev/rng.h"
 
 #include <errno.h>

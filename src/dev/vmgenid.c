@@ -1,4 +1,6 @@
-/* vmgenid.c: see vmgenid.h. */
+/* vmgenid.c: see vmgenid.h.
+ *
+ * SECCOMP: getrandom - the generation ID of a fork */
 #include "dev/vmgenid.h"
 
 #include <errno.h>

@@ -1,8 +1,7 @@
 /* vsock.c: the side of the vsock device that the guest sees: queues, gate, refusals. See vsock.h. Section numbers
  * are those of virtio 1.2.
  *
- * SECCOMP: accept4 - clients of the guest
- */
+ * SECCOMP: accept4 - clients of the guest's programs connect */
 #include "dev/vsock.h"
 
 #include "base/clock.h"

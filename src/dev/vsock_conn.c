@@ -1,11 +1,11 @@
 /* vsock_conn.c: the side of the vsock device that clients see: their sockets and the bytes that go through.
  * See vsock_conn.h.
  *
- * SECCOMP: recvfrom - the first line of a client
- * SECCOMP: readv - what a client sends, straight into guest memory
- * SECCOMP: sendto - what the guest sends to a client
- * SECCOMP: shutdown - a half-close of the guest reaches its client
- */
+ * SECCOMP: recvfrom - a client says which port it wants
+ * SECCOMP: sendto - and hears that it is connected
+ * SECCOMP: readv - from a client's socket into guest memory
+ * SECCOMP: sendmsg - from guest memory into a client's socket
+ * SECCOMP: shutdown - the guest ended its half, or all, of a connection */
 #include "dev/vsock_conn.h"
 
 #include "base/log.h"

@@ -109,7 +109,7 @@ int virtq_walk(const struct virtq *vq, const struct gmem *gmem, uint16_t head, s
     return -EINVAL;
 }
 
-int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *chain)
+int virtq_pop_head(struct virtq *vq, const struct gmem *gmem, uint16_t *head)
 {
     if (vq->broken)
         return -EINVAL;
@@ -120,8 +120,8 @@ int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *cha
     if (!waiting)
         return 0;
     uint16_t slot = vq->next_avail & (vq->size - 1);
-    uint16_t head = avail_load(vq, gmem, AVAIL_RING + slot * 2u, __ATOMIC_RELAXED);
-    if (waiting > vq->size || virtq_walk(vq, gmem, head, chain) < 0) {
+    *head = avail_load(vq, gmem, AVAIL_RING + slot * 2u, __ATOMIC_RELAXED);
+    if (waiting > vq->size || *head >= vq->size) {
         vq->broken = true;
         return -EINVAL;
     }
@@ -132,6 +132,18 @@ int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *cha
 void virtq_unpop(struct virtq *vq)
 {
     vq->next_avail--;
+}
+
+int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *chain)
+{
+    uint16_t head;
+    int rc = virtq_pop_head(vq, gmem, &head);
+    if (rc > 0 && virtq_walk(vq, gmem, head, chain) < 0) {
+        virtq_unpop(vq);
+        vq->broken = true;
+        return -EINVAL;
+    }
+    return rc;
 }
 
 void virtq_push(struct virtq *vq, struct gmem *gmem, uint16_t head, uint32_t len)

@@ -52,9 +52,11 @@ void virtq_reset(struct virtq *vq);
 
 /* 1: a chain was taken; 0: the ring is empty or not ready; -EINVAL: the guest lies (invariant 2). */
 int virtq_pop(struct virtq *vq, const struct gmem *gmem, struct virtq_chain *chain);
+/* The same for who walks the chain later: takes its head alone. */
+int virtq_pop_head(struct virtq *vq, const struct gmem *gmem, uint16_t *head);
 /* Puts back the chain that was popped last, unused: the next virtq_pop() gives it again. */
 void virtq_unpop(struct virtq *vq);
-/* The chain of a head that was popped in an earlier life; 0 or -EINVAL. */
+/* The chain of a head that was popped, in this life or an earlier one; 0, or -EINVAL if it lies. */
 int virtq_walk(const struct virtq *vq, const struct gmem *gmem, uint16_t head, struct virtq_chain *chain);
 /* Returns a chain to the driver with `len` bytes written into its writable segments. A queue that is not ready,
  * or broken, takes nothing. */

@@ -1,6 +1,7 @@
 /* driver.c: see driver.h. */
 #include "driver.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -191,6 +192,36 @@ void driver_kick(struct driver *d, unsigned queue)
 {
     driver_write32(d, REG_NOTIFY, queue);
     driver_serve(d);
+}
+
+struct once {
+    struct loop_timer timer;
+    struct loop *loop;
+};
+
+static void once_stop(struct loop_timer *timer)
+{
+    loop_stop(((struct once *)timer)->loop);
+}
+
+bool driver_step(struct driver *d, struct loop *loop, int timeout_ms)
+{
+    struct pollfd p = {.fd = loop->epoll_fd, .events = POLLIN};
+    driver_serve(d);
+    if (poll(&p, 1, timeout_ms) <= 0)
+        return false;
+    struct once once = {.timer.fn = once_stop, .loop = loop};
+    loop_timer_set(loop, &once.timer, 0);
+    must(loop_run(loop, NULL) == 0);
+    driver_serve(d);
+    return true;
+}
+
+void driver_settle(struct driver *d, struct loop *loop)
+{
+    int steps = 0;
+    while (driver_step(d, loop, 0))
+        must(++steps < 20000);
 }
 
 bool driver_take(struct driver *d, unsigned queue, uint16_t *head, uint32_t *len)

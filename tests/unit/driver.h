@@ -7,6 +7,7 @@
 #define FORKD_TESTS_DRIVER_H
 
 #include "dev/virtio.h"
+#include "sys/loop.h"
 
 enum { DRIVER_RAM = 16 << 20, DRIVER_QUEUE_SIZE = 64 };
 
@@ -64,6 +65,10 @@ uint16_t driver_add(struct driver *d, unsigned queue, const struct driver_buf *b
 void driver_kick(struct driver *d, unsigned queue);
 /* Serves as long as the device asks for it. */
 void driver_serve(struct driver *d);
+/* Serves, then waits up to `timeout_ms` for something in the loop and delivers it; false if nothing came. */
+bool driver_step(struct driver *d, struct loop *loop, int timeout_ms);
+/* Steps until nothing is ready; a loop that never comes to rest aborts. */
+void driver_settle(struct driver *d, struct loop *loop);
 /* Takes one used entry; false when there is none. */
 bool driver_take(struct driver *d, unsigned queue, uint16_t *head, uint32_t *len);
 
