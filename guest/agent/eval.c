@@ -31,18 +31,11 @@ static void eval_gone(struct conn_job *job)
 
 static struct agent_evaluated evaluated_from(const struct warm_answer *answer)
 {
-    struct agent_evaluated m = {0};
-    const char *why = answer->why;
-    if (answer->frame && agent_unpack_evaluated(answer->frame, &m, NULL) < 0) {
-        m = (struct agent_evaluated){.exit_code = 1};
-        why = "the interpreter's answer was malformed";
-    } else if (!answer->frame) {
-        m.exit_code = answer->exit_code;
-    }
-    if (why) {
-        m.has_error = true;
-        m.error = agent_text_of(why);
-    }
+    struct agent_evaluated m = {.exit_code = answer->exit_code, .has_error = true};
+    if (answer->frame)
+        agent_unpack_evaluated(answer->frame, &m, NULL); /* sound: see warm.h */
+    else
+        m.error = agent_text_of(answer->why);
     /* One that ended in time, just before it was interrupted, has its result. */
     m.timed_out = answer->timed_out && m.has_error;
     if (m.timed_out)
@@ -80,9 +73,11 @@ static void outcome_send(struct conn *conn, enum agent_type type, struct agent_o
 static void warm_answered(struct warm_job *job, const struct warm_answer *answer)
 {
     struct eval *eval = list_entry(job, struct eval, job);
-    struct agent_outcome m = {.error = agent_text_of(answer->why ? answer->why : "")};
-    if (answer->frame && agent_unpack_outcome(answer->frame, AGENT_WARMED, &m, NULL) < 0)
-        m = (struct agent_outcome){.error = agent_text_of("the interpreter's answer was malformed")};
+    struct agent_outcome m = {0};
+    if (answer->frame)
+        agent_unpack_outcome(answer->frame, AGENT_WARMED, &m, NULL); /* sound: see warm.h */
+    else
+        m.error = agent_text_of(answer->why);
     if (answer->timed_out && !m.ok)
         m.error = agent_text_of("the time limit of the warm-up was reached");
     if (eval->conn)

@@ -115,10 +115,13 @@ def traceback_of(error):
     import traceback
     for name, code in sources.items():
         linecache.cache[name] = (len(code), None, code.splitlines(True), name)
-    tb = error.__traceback__
-    while tb and tb.tb_frame.f_code.co_filename == __file__:
-        tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb))
+    whole = traceback.TracebackException.from_exception(error)
+    rest = [whole]
+    while rest:
+        t = rest.pop()
+        t.stack = traceback.StackSummary.from_list(f for f in t.stack if f.filename != __file__)
+        rest += [c for c in (t.__cause__, t.__context__, *(getattr(t, "exceptions", None) or ())) if c]
+    return "".join(whole.format())
 
 
 def run(code, name):
@@ -139,6 +142,7 @@ def guarded(work):
     """Calls work() with interrupts meant for it. Returns (value, error text or None, exit code)."""
     global armed
     value, error, status = None, None, 0
+    handle_signals()  # the code before may have taken them
     try:
         try:
             armed = True
@@ -264,6 +268,12 @@ def interrupt(signum, stack):
         raise KeyboardInterrupt
 
 
+def handle_signals():
+    _signal.signal(_signal.SIGINT, interrupt)
+    _signal.signal(RESEED_SIGNAL, identify)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT, RESEED_SIGNAL))
+
+
 def serve():
     tell()
     while True:
@@ -292,13 +302,11 @@ for fd in (WORK, CONTROL):
     os.set_inheritable(fd, False)
 os.set_blocking(CONTROL, False)
 for stream in (sys.stdout, sys.stderr):
-    stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True, write_through=False)
 main = type(sys)("__main__")
 main.__dict__["__builtins__"] = __builtins__
 sys.modules["__main__"] = main
 sys.path[0] = ""
 sys.argv = [""]
-_signal.signal(_signal.SIGINT, interrupt)
-_signal.signal(RESEED_SIGNAL, identify)
-_signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT, RESEED_SIGNAL))
+handle_signals()
 serve()

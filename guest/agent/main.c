@@ -179,12 +179,21 @@ static int helper_path(char *path, size_t cap, struct err *err)
     return 0;
 }
 
+/* Descriptors 0 to 2 are not for sockets, whoever started us with how few. */
+static void descriptors_reserve(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (fd >= 0 && fd <= 2);
+    fd_close(&fd);
+}
+
 static int agent_setup(struct agent *agent, const char *where, struct warm_options *warm, struct err *err)
 {
     static char helper[PATH_MAX + 16];
     int rc = agent->is_init ? init_setup(err) : 0;
-    for (int fd = 0; fd <= 2;) /* descriptors 0 to 2 are not for sockets */
-        fd = open("/dev/null", O_RDWR);
+    descriptors_reserve();
     signal(SIGPIPE, SIG_IGN);
     if (!agent->is_init)
         prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -53,6 +53,7 @@ struct warm {
     uint64_t interrupt_end_ns;
     bool timed_out; /* the present job */
     bool broke;     /* it said what no helper says */
+    bool came_up;   /* the present helper has said its first PONG */
 
     bool ready;
     char numpy_version[64];
@@ -167,6 +168,7 @@ static bool warm_took_pong(struct warm *w, const struct agent_frame *frame)
         memcpy(w->numpy_version, m.numpy_version.at, m.numpy_version.len);
     w->numpy_version[m.numpy_version.len] = 0;
     if (w->state == WARM_STARTING) {
+        w->came_up = true;
         w->state = WARM_IDLE;
         loop_timer_clear(&w->timer);
         warm_kick(w);
@@ -186,6 +188,20 @@ static enum agent_type answer_type(const struct warm_job *job)
     }
 }
 
+static bool answer_is_sound(const struct agent_frame *frame)
+{
+    struct agent_evaluated evaluated;
+    struct agent_outcome warmed;
+    switch (frame->type) {
+    case AGENT_EVALUATED:
+        return agent_unpack_evaluated(frame, &evaluated, NULL) == 0;
+    case AGENT_WARMED:
+        return agent_unpack_outcome(frame, AGENT_WARMED, &warmed, NULL) == 0;
+    default:
+        return agent_unpack_empty(frame, AGENT_SETTLED, NULL) == 0;
+    }
+}
+
 static void warm_note_success(struct warm *w, const struct warm_job *job, const struct agent_frame *frame)
 {
     struct agent_outcome m;
@@ -200,7 +216,7 @@ static void warm_note_success(struct warm *w, const struct warm_job *job, const 
 
 static bool warm_took_answer(struct warm *w, const struct agent_frame *frame)
 {
-    if (!w->current || w->state == WARM_KILLED || frame->type != answer_type(w->current))
+    if (!w->current || w->state == WARM_KILLED || frame->type != answer_type(w->current) || !answer_is_sound(frame))
         return false;
     struct warm_answer answer = {.frame = frame};
     w->state = WARM_IDLE;
@@ -356,7 +372,6 @@ static void warm_child_ended(struct child *child, int status)
     /* It may have answered before it ended. */
     for (int left; w->work_source.fd >= 0 && ioctl(w->work_fd, FIONREAD, &left) == 0 && left > 0 && warm_read(w);)
         continue;
-    enum warm_state was = w->state;
     warm_drain(w);
     warm_close(w);
     w->state = WARM_NONE;
@@ -364,7 +379,7 @@ static void warm_child_ended(struct child *child, int status)
     w->numpy_version[0] = 0;
     w->repeat_due = w->last_warm.len > 0;
     loop_timer_clear(&w->timer);
-    if (was == WARM_STARTING && warm_take_job(w)) {
+    if (!w->came_up && warm_take_job(w)) {
         snprintf(why, sizeof why, "the interpreter cannot start%s%s", w->tail.len ? ": " : "", w->tail.line);
         warm_fail(w, why, 1);
     } else if (w->current) {
@@ -432,6 +447,7 @@ static int warm_start(struct warm *w, struct err *err)
     }
     child_watch(w->agent, &w->child, pid);
     w->state = WARM_STARTING;
+    w->came_up = false;
     loop_timer_set(&w->agent->loop, &w->timer, clock_monotonic_ns() + START_WAIT_NS);
     assert_warm_state(w);
     return 0;

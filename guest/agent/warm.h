@@ -32,7 +32,7 @@
 enum { WARM_QUEUE_MAX = 64 };
 
 struct warm_answer {
-    const struct agent_frame *frame; /* EVALUATED, WARMED or SETTLED; NULL when the helper gave none */
+    const struct agent_frame *frame; /* EVALUATED, WARMED or SETTLED, well made; NULL when the helper gave none */
     const char *why;                 /* then: a sentence */
     int32_t exit_code;               /* and what an exit_code should say */
     bool timed_out;

@@ -8,8 +8,10 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
+import unittest
 
 VERSION = 1
 PING, EXEC, EVAL, WARM, IDENTITY, SETTLE, RUN_READY, SHUTDOWN, STDIN = range(1, 10)
@@ -96,7 +98,7 @@ class Answer:
     """What came: STDOUT and STDERR joined, and the last frame with its fields."""
 
     def __init__(self):
-        self.kind, self.stdout, self.stderr = None, b"", b""
+        self.kind, self.stdout, self.stderr = None, bytearray(), bytearray()
 
     def take(self, kind, body):
         if kind == STDOUT:
@@ -131,8 +133,12 @@ class Conn:
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(PATIENCE)
-        self.sock.connect(path)
-        self.data = b""
+        try:
+            self.sock.connect(path)
+        except OSError:
+            self.sock.close()
+            raise
+        self.data = bytearray()
 
     def send(self, data):
         self.sock.sendall(data)
@@ -147,7 +153,8 @@ class Conn:
                 size = 4 + struct.unpack("<I", self.data[:4])[0]
                 assert 6 <= size <= FRAME_MAX + 4
                 if len(self.data) >= size:
-                    whole, self.data = self.data[:size], self.data[size:]
+                    whole = bytes(self.data[:size])
+                    del self.data[:size]
                     assert whole[4] == VERSION
                     return whole[5], whole[6:]
             piece = self.sock.recv(1 << 16)
@@ -160,6 +167,7 @@ class Conn:
         answer = Answer()
         while (f := self.frame()) is not None:
             answer.take(*f)
+        answer.stdout, answer.stderr = bytes(answer.stdout), bytes(answer.stderr)
         return answer
 
     def close(self):
@@ -240,3 +248,28 @@ def is_alive(pid):
             return f.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+class Case(unittest.TestCase):
+    """A test case with an agent of its own class; `program` is set by main()."""
+
+    program = None
+    agent_args = ()
+    agent_env = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.agent = Agent(Case.program, "--python", sys.executable, *cls.agent_args, env=cls.agent_env)
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.agent.close() == 0, "the agent did not end well"
+
+    def assert_alive(self):
+        self.assertEqual(self.agent.ask(frame(PING)).kind, PONG)
+
+
+def main():
+    """Runs the tests of the calling file: FILE AGENT [unittest's arguments]."""
+    Case.program = os.path.abspath(sys.argv.pop(1))
+    unittest.main(module="__main__", verbosity=2)
