@@ -415,6 +415,8 @@ void vsock_detach(struct vsock *vsock)
         conn_free(list_entry(n, struct vsock_conn, link));
     if (!vsock->loop)
         return;
+    /* The guest still believes in its connections; its next life begins with their reset. */
+    vsock->gated = vsock->reset_pending = virtio_is_running(&vsock->virtio);
     loop_remove(vsock->loop, &vsock->listener);
     loop_timer_clear(&vsock->accept_again);
     vsock->loop = NULL;
