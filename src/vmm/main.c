@@ -8,6 +8,7 @@
 #include "base/own.h"
 #include "sys/kvm.h"
 #include "sys/own_memory.h"
+#include "vmm/probe.h"
 #include "vmm/roles.h"
 
 #include <signal.h>
@@ -17,7 +18,7 @@
 
 static int usage(void)
 {
-    fputs("usage: forkd-vmm --ctl FD | --version\n"
+    fputs("usage: forkd-vmm --ctl FD | --probe | --version\n"
           "forkd-vmm is started by forkd-controller; see forkd --help.\n",
           stderr);
     return 2;
@@ -56,6 +57,29 @@ static int serve(int sock)
     return 1;
 }
 
+/* Sentences hold no control characters; what JSON cannot have in a string is left out. */
+static void probe_print(bool kvm, bool native, const char *reason)
+{
+    printf("{\"kvm\":%s,\"native\":%s,\"reason\":\"", kvm ? "true" : "false", native ? "true" : "false");
+    for (; *reason; reason++)
+        if (*reason != '"' && *reason != '\\')
+            putchar(*reason);
+    puts("\"}");
+}
+
+/* Whatever is found is an answer: the status is 0. */
+static int probe(void)
+{
+    struct err err = {0};
+    struct probe_result result;
+    own_fd int kvm_fd = kvm_open(&err);
+    if (kvm_fd < 0 || probe_native(kvm_fd, &result, &err) < 0)
+        probe_print(kvm_fd >= 0, false, err.text);
+    else
+        probe_print(true, result.native, result.reason);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     log_init(getenv("FORKD_DEBUG") ? LOG_DEBUG : LOG_INFO, "vmm");
@@ -64,6 +88,8 @@ int main(int argc, char **argv)
         printf("forkd-vmm %s\n", FORKD_VERSION);
         return 0;
     }
+    if (argc == 2 && !strcmp(argv[1], "--probe"))
+        return probe();
     if (argc != 3 || strcmp(argv[1], "--ctl"))
         return usage();
     char *end;
