@@ -26,7 +26,14 @@ static struct work {
 } works[CONN_MAX];
 
 static bool warm;
-static void (*final_act)(void); /* when the last output is sent */
+/* How the guest ends, when the peer has taken in the answer to who asked for it, or not in time. */
+static struct {
+    void (*act)(void);
+    struct conn *conn;
+    uint64_t at;
+} final;
+
+enum { FINAL_MS = 200 };
 
 static struct work *work_of(struct conn *c)
 {
@@ -94,6 +101,13 @@ static void exit_send(struct conn *c, enum agent_exit_kind kind, int32_t code, c
     answer(c, &p);
 }
 
+static void finally(struct conn *c, void (*act)(void))
+{
+    final.act = act;
+    final.conn = c;
+    final.at = rdtsc() + FINAL_MS * (tsc_hz() / 1000);
+}
+
 /* --- commands that take time --- */
 static void reset_machine(void)
 {
@@ -140,9 +154,9 @@ static bool command_poll(struct conn *c)
         return true;
     }
     if (cmd->state >= COMMAND_POWEROFF) {
-        final_act = cmd->state == COMMAND_POWEROFF ? poweroff_machine
-                    : cmd->state == COMMAND_RESET  ? reset_machine
-                                                   : crash_machine;
+        finally(c, cmd->state == COMMAND_POWEROFF ? poweroff_machine
+                   : cmd->state == COMMAND_RESET  ? reset_machine
+                                                  : crash_machine);
         exit_send(c, AGENT_EXITED, 0, "");
         return true;
     }
@@ -276,7 +290,7 @@ static void on_empty(struct conn *c, enum agent_type type)
     struct pack p = pack_begin(c);
     agent_pack_empty(&p, type);
     if (type == AGENT_STOPPING)
-        final_act = poweroff_machine;
+        finally(c, poweroff_machine);
     answer(c, &p);
 }
 
@@ -362,6 +376,8 @@ void conn_gone(struct conn *c)
 {
     struct work *w = work_of(c);
     command_drop(&w->command);
+    if (final.conn == c)
+        final.conn = NULL;
     w->phase = REQUEST;
     w->stdin_open = false;
     w->deadline = w->out_total = w->err_total = 0;
@@ -387,15 +403,6 @@ static bool commands_poll(uint64_t *wake)
             *wake = w->deadline;
     }
     return any;
-}
-
-static bool output_pending(void)
-{
-    conn_for_each (c) {
-        if (c->state == CONN_OPEN && (c->out_len || c->finish))
-            return true;
-    }
-    return false;
 }
 
 static void memory_fill(uint64_t bytes)
@@ -429,8 +436,10 @@ void guest_main(unsigned cpu)
         any |= commands_poll(&wake);
         if (any)
             continue;
-        if (final_act && !output_pending())
-            final_act();
+        if (final.act && (!final.conn || rdtsc() >= final.at))
+            final.act();
+        if (final.act && (!wake || final.at < wake))
+            wake = final.at;
         if (wake && wake != armed)
             timer_deadline(armed = wake);
         vsock_ack();

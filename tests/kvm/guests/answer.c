@@ -24,7 +24,7 @@ void guest_main(unsigned cpu)
 {
     uint32_t value = (uint32_t)option("value", 42);
     memory_fill(option("fill", 0));
-    out32(PORT_MARK, 1);
+    mark(1);
     for (;;) {
         out32(PORT_ANSWER, value);
         value = ask();

@@ -43,7 +43,7 @@ void guest_main(unsigned cpu)
     stat->ticks_s = tsc_hz();
     for (uint64_t at = 0; at < cold; at += 4096)
         sum += *(volatile uint64_t *)(DIRTY_HOT + hot + at);
-    out32(PORT_MARK, (uint32_t)(1 + (sum != 0)));
+    mark((uint32_t)(1 + (sum != 0)));
     dirty_forever(DIRTY_HOT + hot, option("spin", 0), option("total", 0));
     out32(PORT_ANSWER, (uint32_t)stat->writes);
     ask();

@@ -1,11 +1,14 @@
 /* end: ends as it is asked to.
  *
+ *   wait=1 asks first
  *   how=1 powers off, 2 resets, 3 faults three times at once, 4 takes an exception nobody handles */
 #include "rt.h"
 
 void guest_main(unsigned cpu)
 {
-    out32(PORT_MARK, 1);
+    mark(1);
+    if (option("wait", 0))
+        ask();
     switch (option("how", 1)) {
     case 1:
         guest_poweroff();

@@ -71,7 +71,7 @@ void guest_main(unsigned cpu)
     virtio_queue(&dev, &queue, 0);
     if (option("lie", 1) != 5)
         virtio_go(&dev);
-    out32(PORT_MARK, 1);
+    mark(1);
     uint32_t seen = irq_any;
     lie_tell(option("lie", 1));
     /* The configuration interrupt comes with the bit; where the driver was never up, there is none. */

@@ -4,7 +4,7 @@
 
 void guest_main(unsigned cpu)
 {
-    out32(PORT_MARK, 1);
+    mark(1);
     for (;;)
         out32(PORT_ANSWER, in32(PORT_ASK));
 }

@@ -43,7 +43,7 @@ void guest_main(unsigned cpu)
     uint64_t stride = option("stride", 64);
     memory_map();
     pages_visit(true, stride);
-    out32(PORT_MARK, 1);
+    mark(1);
     for (;;) {
         out32(PORT_ANSWER, pages_visit(false, stride));
         if (ask() == 2) {

@@ -227,6 +227,13 @@ void cpu_interrupt(unsigned apic_id, uint8_t vector)
     lapic_write(LAPIC_ICR_LOW, ICR_FIXED | vector);
 }
 
+void mark(uint32_t point)
+{
+    out32(PORT_MARK, point);
+    while (in32(PORT_HOLD))
+        cpu_relax();
+}
+
 uint32_t ask(void)
 {
     for (;;) {

@@ -82,6 +82,8 @@ static inline void cpu_relax(void)
     __asm__ volatile("pause" : : : "memory");
 }
 
+/* The program came to a point, and stays there as long as the harness likes. */
+void mark(uint32_t point);
 /* What the harness wants next: not 0, which means to sleep until an interrupt and to ask again. */
 uint32_t ask(void);
 

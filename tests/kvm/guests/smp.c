@@ -50,7 +50,7 @@ void guest_main(unsigned cpu)
     cpus_start(cpus);
     while (running + 1 < cpus)
         cpu_relax();
-    out32(PORT_MARK, 1);
+    mark(1);
     for (;;) {
         out32(PORT_ANSWER, cpus_alive(cpus));
         ask();

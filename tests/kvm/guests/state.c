@@ -33,7 +33,7 @@ void guest_main(unsigned cpu)
     lapic_write(0x320, VECTOR_TIMER | 1 << 16);
     lapic_write(0x380, 0x7fffffff);
     registers_fill();
-    out32(PORT_MARK, 1);
+    mark(1);
     for (;;) {
         bool good = registers_hold() && lapic_read(0x80) == 0x20 && lapic_read(0x3e0) == 0x3 && lapic_read(0x390) != 0;
         out32(PORT_ANSWER, good);

@@ -20,7 +20,7 @@ void guest_main(unsigned cpu)
     uint32_t seen = irq_count[VECTOR_TIMER];
     do {
         arm(mode, ms);
-        out32(PORT_MARK, 1);
+        mark(1);
         while (irq_count[VECTOR_TIMER] == seen)
             irq_wait(&irq_count[VECTOR_TIMER], seen);
         seen = irq_count[VECTOR_TIMER];
