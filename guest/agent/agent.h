@@ -35,6 +35,8 @@ struct agent {
 
     int listen_fd;
     struct loop_source listener;
+    int doorbell_fd; /* until the host has refused it */
+    struct loop_source doorbell;
     struct list conns;
     unsigned conn_count;
 

@@ -127,10 +127,14 @@ static void init_limits(void)
 {
     struct rlimit core = {0, RLIM_INFINITY}, files = {OPEN_FILES, OPEN_FILES_MAX};
     setrlimit(RLIMIT_CORE, &core);
+    if (setrlimit(RLIMIT_NOFILE, &files) == 0)
+        return;
+    getrlimit(RLIMIT_NOFILE, &files); /* the hard limit is what a container allows */
+    files.rlim_cur = files.rlim_max < OPEN_FILES ? files.rlim_max : OPEN_FILES;
     setrlimit(RLIMIT_NOFILE, &files);
 }
 
-int init_setup(struct err *err)
+int init_setup(const struct effects *effects, struct err *err)
 {
     reboot(RB_DISABLE_CAD); /* the three keys become SIGINT, which is answered like SHUTDOWN */
     setsid();
@@ -138,7 +142,8 @@ int init_setup(struct err *err)
     int rc = init_mount(err);
     if (rc < 0)
         return rc;
-    init_console();
+    if (!effects->test_root)
+        init_console();
     init_loopback();
     init_hostname();
     init_limits();

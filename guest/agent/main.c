@@ -109,17 +109,25 @@ static int listen_unix(const char *path, struct err *err)
     return listen_at((struct sockaddr *)&addr, sizeof addr, err);
 }
 
-/* Tells the host that we listen. The refusal is the expected answer, so nobody waits for it. */
-static void doorbell_ring(void)
+static void doorbell_answered(struct loop_source *source, uint32_t events)
+{
+    struct agent *agent = list_entry(source, struct agent, doorbell);
+    loop_remove(&agent->loop, source);
+    fd_close(&agent->doorbell_fd);
+}
+
+/* Tells the host that we listen. It refuses, as expected, and nobody waits for that; the socket is kept until then,
+ * since closing it could take the attempt back. */
+static void doorbell_ring(struct agent *agent)
 {
     struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = AGENT_DOORBELL_PORT};
-    own_fd int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct timeval wait = {1, 0};
-    if (fd < 0)
+    agent->doorbell_fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    agent->doorbell.fn = doorbell_answered;
+    if (agent->doorbell_fd < 0)
         return;
-    setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &wait, sizeof wait);
-    int rc = connect(fd, (struct sockaddr *)&host, sizeof host);
-    (void)rc;
+    if (connect(agent->doorbell_fd, (struct sockaddr *)&host, sizeof host) == 0 || errno != EINPROGRESS ||
+        loop_add(&agent->loop, &agent->doorbell, agent->doorbell_fd, EPOLLOUT, NULL) < 0)
+        fd_close(&agent->doorbell_fd);
 }
 
 static int agent_listen(struct agent *agent, const char *where, struct err *err)
@@ -138,7 +146,7 @@ static int agent_listen(struct agent *agent, const char *where, struct err *err)
     agent->listener.fn = listener_ready;
     int rc = loop_add(&agent->loop, &agent->listener, agent->listen_fd, EPOLLIN, err);
     if (rc == 0 && vsock)
-        doorbell_ring();
+        doorbell_ring(agent);
     return rc;
 }
 
@@ -192,7 +200,7 @@ static void descriptors_reserve(void)
 static int agent_setup(struct agent *agent, const char *where, struct warm_options *warm, struct err *err)
 {
     static char helper[PATH_MAX + 16];
-    int rc = agent->is_init ? init_setup(err) : 0;
+    int rc = agent->is_init ? init_setup(&agent->effects, err) : 0;
     descriptors_reserve();
     signal(SIGPIPE, SIG_IGN);
     if (!agent->is_init)
@@ -240,7 +248,8 @@ static int options_read(int argc, char **argv, struct agent *agent, const char *
 
 int main(int argc, char **argv)
 {
-    static struct agent agent = {.loop = LOOP_EMPTY, .listen_fd = -1, .listener = {.fd = -1}};
+    static struct agent agent = {
+        .loop = LOOP_EMPTY, .listen_fd = -1, .listener = {.fd = -1}, .doorbell_fd = -1, .doorbell = {.fd = -1}};
     struct warm_options warm = {0};
     struct err err = {0};
     const char *where = "vsock:52";
