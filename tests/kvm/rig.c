@@ -64,6 +64,8 @@ static bool on_write(struct rig *rig, uint16_t port, uint32_t v)
         if (!atomic_load(&rig->answers))
             atomic_store(&rig->first, v);
         atomic_fetch_add(&rig->answers, 1);
+        if (rig->on_answer)
+            rig->on_answer(rig);
         break;
     case PORT_MARK:
         atomic_store(&rig->mark, v);
@@ -278,9 +280,14 @@ int rig_ready(struct rig *rig, const struct rig_config *config, struct err *err)
     return rc < 0 ? rc : rig_template(rig, &image, err);
 }
 
+int rig_attach_only(struct rig *rig, int vsock_fd, struct err *err)
+{
+    return attach(rig, vsock_fd, true, err);
+}
+
 int rig_attach(struct rig *rig, int vsock_fd, struct err *err)
 {
-    int rc = attach(rig, vsock_fd, true, err);
+    int rc = rig_attach_only(rig, vsock_fd, err);
     return rc < 0 ? rc : machine_restore(rig->m, err);
 }
 

@@ -43,8 +43,10 @@ struct rig {
     _Atomic uint32_t first; /* answer of this life */
     _Atomic uint32_t ask;   /* what it gets for an answer */
     _Atomic uint32_t hold;  /* not 0: it stays at its mark */
-    /* Called on a vCPU thread, before the exit completes; may be NULL. */
+    /* Called on a vCPU thread, before the exit completes; each may be NULL. */
     void (*on_ask)(struct rig *rig);
+    void (*on_answer)(struct rig *rig);
+    void *owner; /* of who set them */
 
     unsigned doorbells;
     bool ended;
@@ -83,7 +85,8 @@ int rig_ready(struct rig *rig, const struct rig_config *config, struct err *err)
 
 /* plain -> running, in this process: a new life of the state. `vsock_fd` is a listening socket or -1. */
 int rig_live(struct rig *rig, int vsock_fd, struct err *err);
-/* The same in two steps: everything but running it. */
+/* The same in steps: attached only, restored too. */
+int rig_attach_only(struct rig *rig, int vsock_fd, struct err *err);
 int rig_attach(struct rig *rig, int vsock_fd, struct err *err);
 
 /* Forks: the child calls fn, whose result is its exit status. The parent goes on at once. Negative on failure. */

@@ -1,0 +1,198 @@
+/* main.c: vmbench measures what a fork of a template costs: time and memory, beside the floor of the same run.
+ *
+ * The floor is the least that a virtual machine of that size can cost on this host: the same fork, a KVM VM, its
+ * memory, one vCPU, its registers, its first exit. Spawns and floors alternate, so that noise hits both. */
+#include "base/clock.h"
+#include "vmbench/kinds.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct options {
+    unsigned n;
+    unsigned mem_mib, fill_mib;
+    bool json;
+};
+
+struct result {
+    unsigned n, answered, answered_one;
+    double wall_ms, p50_us, p99_us, floor_us, floor_p99_us, floor_wall_ms;
+    double fork_us, attach_us, restore_us, start_us, answer_us;
+    struct usage usage, floor_usage;
+};
+
+static int usage(void)
+{
+    fputs("usage: vmbench spawn [-n N] [--mem-mib M] [--fill-mib F] [--json]\n"
+          "  -n N          children (100)\n"
+          "  --mem-mib M   memory of the template (512)\n"
+          "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n",
+          stderr);
+    return 2;
+}
+
+static bool number_parse(const char *s, unsigned *v)
+{
+    char *end;
+    unsigned long n = strtoul(s, &end, 10);
+    *v = (unsigned)n;
+    return *s && !*end && n > 0 && n <= 1 << 20;
+}
+
+static bool options_parse(int argc, char **argv, struct options *o)
+{
+    *o = (struct options){.n = 100, .mem_mib = 512};
+    if (argc < 2 || strcmp(argv[1], "spawn"))
+        return false;
+    for (int i = 2; i < argc; i++) {
+        unsigned *number = !strcmp(argv[i], "-n")           ? &o->n
+                           : !strcmp(argv[i], "--mem-mib")  ? &o->mem_mib
+                           : !strcmp(argv[i], "--fill-mib") ? &o->fill_mib
+                                                            : NULL;
+        if (!strcmp(argv[i], "--json"))
+            o->json = true;
+        else if (!number || ++i == argc || !number_parse(argv[i], number))
+            return false;
+    }
+    if (!o->fill_mib)
+        o->fill_mib = o->mem_mib / 4;
+    return true;
+}
+
+/* One at a time, spawn and floor in turn. */
+static int measure_one(struct rig *rig, unsigned n, struct result *r, struct err *err)
+{
+    struct kind machine = kind_machine(rig), bare = kind_bare(rig);
+    struct series spawns, floors;
+    int rc = series_open(&spawns, n, err);
+    if (rc == 0)
+        rc = series_open(&floors, n, err);
+    if (rc < 0)
+        return rc;
+    for (unsigned i = 0; i < n; i++) {
+        series_one(&floors, &bare, i);
+        r->answered_one += (unsigned)series_one(&spawns, &machine, i);
+    }
+    r->p50_us = series_us(&spawns, ASKED, ANSWERED, 50);
+    r->p99_us = series_us(&spawns, ASKED, ANSWERED, 99);
+    r->floor_us = series_us(&floors, ASKED, ANSWERED, 50);
+    r->floor_p99_us = series_us(&floors, ASKED, ANSWERED, 99);
+    r->fork_us = series_fork_us(&spawns, 50);
+    r->attach_us = series_us(&spawns, BORN, ATTACHED, 50);
+    r->restore_us = series_us(&spawns, ATTACHED, RESTORED, 50);
+    r->start_us = series_us(&spawns, RESTORED, STARTED, 50);
+    r->answer_us = series_us(&spawns, STARTED, ANSWERED, 50);
+    series_close(&spawns);
+    series_close(&floors);
+    return 0;
+}
+
+/* All in one go, and what they use while they live. */
+static int measure_all(const struct kind *kind, unsigned n, unsigned *answered, double *wall_ms, struct usage *used,
+                       struct err *err)
+{
+    struct series series;
+    uint64_t wall;
+    int rc = series_open(&series, n, err);
+    if (rc < 0)
+        return rc;
+    long before = memavailable_settled_kib();
+    *answered = series_all(&series, kind, &wall);
+    *wall_ms = (double)wall / NS_PER_MS;
+    *used = series_usage(&series, before);
+    series_end(&series);
+    series_close(&series);
+    return 0;
+}
+
+static int measure(const struct options *o, struct result *r, struct err *err)
+{
+    struct rig rig;
+    char cmdline[32];
+    unsigned bare_answered;
+    snprintf(cmdline, sizeof cmdline, "fill=%um", o->fill_mib);
+    int rc = rig_ready(&rig, &(struct rig_config){.guest = "answer", .mem_mib = o->mem_mib, .cmdline = cmdline}, err);
+    if (rc < 0)
+        return rc;
+    struct kind machine = kind_machine(&rig), bare = kind_bare(&rig);
+    r->n = o->n;
+    rc = measure_one(&rig, o->n, r, err);
+    if (rc == 0)
+        rc = measure_all(&bare, o->n, &bare_answered, &r->floor_wall_ms, &r->floor_usage, err);
+    if (rc == 0)
+        rc = measure_all(&machine, o->n, &r->answered, &r->wall_ms, &r->usage, err);
+    rig_close(&rig);
+    return rc;
+}
+
+static void print_json(const struct result *r)
+{
+    json_t *o = json_object();
+    json_object_set_new(o, "n", json_integer(r->n));
+    json_object_set_new(o, "answered", json_integer(r->answered));
+    json_object_set_new(o, "answered_one_at_a_time", json_integer(r->answered_one));
+    const struct {
+        const char *name;
+        double v;
+    } reals[] = {
+        {"wall_ms", r->wall_ms},
+        {"p50_us", r->p50_us},
+        {"p99_us", r->p99_us},
+        {"floor_us", r->floor_us},
+        {"floor_p99_us", r->floor_p99_us},
+        {"floor_wall_ms", r->floor_wall_ms},
+        {"pss_kib_per_child", r->usage.pss},
+        {"pagetable_kib_per_child", r->usage.pagetables},
+        {"memavailable_kib_per_child", r->usage.memavailable},
+        {"floor_memavailable_kib", r->floor_usage.memavailable},
+        {"fork_us", r->fork_us},
+        {"attach_us", r->attach_us},
+        {"restore_us", r->restore_us},
+        {"start_us", r->start_us},
+        {"answer_us", r->answer_us},
+    };
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
+        json_object_set_new(o, reals[i].name, json_real((double)(long)(reals[i].v * 10 + 0.5) / 10));
+    json_dumpf(o, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
+    putchar('\n');
+    json_decref(o);
+}
+
+static void print_table(const struct options *o, const struct result *r)
+{
+    printf("%u children of a template of %u MiB, %u of them written\n\n", r->n, o->mem_mib, o->fill_mib);
+    printf("one at a time                     spawn       floor\n");
+    printf("  request to first answer  p50 %8.0f us %8.0f us   %.2f times\n", r->p50_us, r->floor_us,
+           r->p50_us / r->floor_us);
+    printf("                           p99 %8.0f us %8.0f us\n", r->p99_us, r->floor_p99_us);
+    printf("  fork %.0f, attach %.0f, restore %.0f, start %.0f, answer %.0f us\n", r->fork_us, r->attach_us,
+           r->restore_us, r->start_us, r->answer_us);
+    printf("all in one go\n");
+    printf("  to the last answer           %8.1f ms %8.1f ms   %u of %u answered\n", r->wall_ms, r->floor_wall_ms,
+           r->answered, r->n);
+    printf("memory of each that lives\n");
+    printf("  Pss                          %8.0f KiB %7.0f KiB\n", r->usage.pss, r->floor_usage.pss);
+    printf("  page tables                  %8.0f KiB %7.0f KiB\n", r->usage.pagetables, r->floor_usage.pagetables);
+    printf("  off MemAvailable             %8.0f KiB %7.0f KiB   %.0f beyond\n", r->usage.memavailable,
+           r->floor_usage.memavailable, r->usage.memavailable - r->floor_usage.memavailable);
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+    struct result r = {0};
+    struct err err = {0};
+    if (!options_parse(argc, argv, &o))
+        return usage();
+    if (measure(&o, &r, &err) < 0) {
+        fprintf(stderr, "vmbench: %s\n", err.text);
+        return 1;
+    }
+    if (o.json)
+        print_json(&r);
+    else
+        print_table(&o, &r);
+    return r.answered == r.n && r.answered_one == r.n ? 0 : 1;
+}
