@@ -4,6 +4,7 @@
  * memory, one vCPU, its registers, its first exit. Spawns and floors alternate, so that noise hits both. */
 #include "base/clock.h"
 #include "vmbench/kinds.h"
+#include "vmbench/product.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -13,22 +14,24 @@
 struct options {
     unsigned n;
     unsigned mem_mib, fill_mib;
-    bool json;
+    bool json, product;
 };
 
 struct result {
     unsigned n, answered, answered_one;
     double wall_ms, p50_us, p99_us, floor_us, floor_p99_us, floor_wall_ms;
+    double request_us; /* of --product: until the controller answered the request */
     double fork_us, attach_us, restore_us, start_us, answer_us;
     struct usage usage, floor_usage;
 };
 
 static int usage(void)
 {
-    fputs("usage: vmbench spawn [-n N] [--mem-mib M] [--fill-mib F] [--json]\n"
+    fputs("usage: vmbench spawn [-n N] [--mem-mib M] [--fill-mib F] [--product] [--json]\n"
           "  -n N          children (100)\n"
           "  --mem-mib M   memory of the template (512)\n"
-          "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n",
+          "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n"
+          "  --product     through a controller: HTTP request to first answer\n",
           stderr);
     return 2;
 }
@@ -53,6 +56,8 @@ static bool options_parse(int argc, char **argv, struct options *o)
                                                             : NULL;
         if (!strcmp(argv[i], "--json"))
             o->json = true;
+        else if (!strcmp(argv[i], "--product"))
+            o->product = true;
         else if (!number || ++i == argc || !number_parse(argv[i], number))
             return false;
     }
@@ -107,6 +112,40 @@ static int measure_all(const struct kind *kind, unsigned n, unsigned *answered, 
     return 0;
 }
 
+/* The spawns are the controller's, the floors are as ever. */
+static int measure_product(const struct options *o, struct rig *rig, struct result *r, struct err *err)
+{
+    struct product p;
+    struct kind bare = kind_bare(rig);
+    struct series spawns, floors;
+    uint64_t wall;
+    int rc = product_open(&p, o->mem_mib, o->fill_mib, err);
+    if (rc == 0)
+        rc = series_open(&spawns, o->n, err);
+    if (rc == 0)
+        rc = series_open(&floors, o->n, err);
+    for (unsigned i = 0; rc == 0 && i < o->n; i++) {
+        series_one(&floors, &bare, i);
+        r->answered_one += (unsigned)product_one(&p, &spawns, i);
+    }
+    if (rc == 0) {
+        r->p50_us = series_us(&spawns, ASKED, ANSWERED, 50);
+        r->p99_us = series_us(&spawns, ASKED, ANSWERED, 99);
+        r->request_us = series_us(&spawns, ASKED, STARTED, 50);
+        r->floor_us = series_us(&floors, ASKED, ANSWERED, 50);
+        r->floor_p99_us = series_us(&floors, ASKED, ANSWERED, 99);
+        long before = memavailable_settled_kib();
+        r->answered = product_all(&p, &spawns, &wall);
+        r->wall_ms = (double)wall / NS_PER_MS;
+        r->usage = series_usage(&spawns, before);
+        product_end(&p, &spawns);
+        series_close(&spawns);
+        series_close(&floors);
+    }
+    product_close(&p);
+    return rc;
+}
+
 static int measure(const struct options *o, struct result *r, struct err *err)
 {
     struct rig rig;
@@ -118,10 +157,10 @@ static int measure(const struct options *o, struct result *r, struct err *err)
         return rc;
     struct kind machine = kind_machine(&rig), bare = kind_bare(&rig);
     r->n = o->n;
-    rc = measure_one(&rig, o->n, r, err);
+    rc = o->product ? measure_product(o, &rig, r, err) : measure_one(&rig, o->n, r, err);
     if (rc == 0)
         rc = measure_all(&bare, o->n, &bare_answered, &r->floor_wall_ms, &r->floor_usage, err);
-    if (rc == 0)
+    if (rc == 0 && !o->product)
         rc = measure_all(&machine, o->n, &r->answered, &r->wall_ms, &r->usage, err);
     rig_close(&rig);
     return rc;
@@ -147,6 +186,7 @@ static void print_json(const struct result *r)
         {"pagetable_kib_per_child", r->usage.pagetables},
         {"memavailable_kib_per_child", r->usage.memavailable},
         {"floor_memavailable_kib", r->floor_usage.memavailable},
+        {"request_us", r->request_us},
         {"fork_us", r->fork_us},
         {"attach_us", r->attach_us},
         {"restore_us", r->restore_us},
@@ -167,8 +207,11 @@ static void print_table(const struct options *o, const struct result *r)
     printf("  request to first answer  p50 %8.0f us %8.0f us   %.2f times\n", r->p50_us, r->floor_us,
            r->p50_us / r->floor_us);
     printf("                           p99 %8.0f us %8.0f us\n", r->p99_us, r->floor_p99_us);
-    printf("  fork %.0f, attach %.0f, restore %.0f, start %.0f, answer %.0f us\n", r->fork_us, r->attach_us,
-           r->restore_us, r->start_us, r->answer_us);
+    if (o->product)
+        printf("  of which %.0f us until the controller said that the guest knows who it is\n", r->request_us);
+    else
+        printf("  fork %.0f, attach %.0f, restore %.0f, start %.0f, answer %.0f us\n", r->fork_us, r->attach_us,
+               r->restore_us, r->start_us, r->answer_us);
     printf("all in one go\n");
     printf("  to the last answer           %8.1f ms %8.1f ms   %u of %u answered\n", r->wall_ms, r->floor_wall_ms,
            r->answered, r->n);
