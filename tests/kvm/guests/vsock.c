@@ -205,8 +205,10 @@ static void packet_take(const struct packet *p)
         conn_input(c);
 }
 
+/* Buffers go back in batches, as Linux gives them: a notification is an exit. */
 static bool rx_poll(void)
 {
+    static unsigned given;
     uint16_t i;
     uint32_t len;
     bool any = false;
@@ -214,10 +216,13 @@ static bool rx_poll(void)
         if (i < VQ_SIZE && len >= 44)
             packet_take(&rx[i]);
         vq_add(&queue[RX], i % VQ_SIZE);
+        given++;
         any = true;
     }
-    if (any)
-        vq_notify(&queue[RX]);
+    if (given < VQ_SIZE / 2)
+        return any;
+    given = 0;
+    vq_notify(&queue[RX]);
     return any;
 }
 
