@@ -254,7 +254,7 @@ static void memory_map(const struct gmem *gmem, struct boot_params *params)
 /* The first 4 GiB mapped to themselves in pages of 2 MiB: PML4, one PDPT, four page directories. */
 static bool page_tables_write(struct gmem *gmem)
 {
-    enum { ENTRIES = 512, DIRECTORIES = 4, TABLE = 7 /* present, writable, user */, PAGE_2M = 0x80 | TABLE };
+    enum { ENTRIES = 512, DIRECTORIES = 4, TABLE = 3 /* present, writable */, PAGE_2M = 0x80 | TABLE };
     uint64_t table[ENTRIES] = {(BOARD_PAGE_TABLES_GPA + GMEM_PAGE) | TABLE};
     bool ok = gmem_write(gmem, BOARD_PAGE_TABLES_GPA, table, sizeof table);
     for (uint64_t i = 0; i < DIRECTORIES; i++)

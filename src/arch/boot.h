@@ -6,9 +6,7 @@
  * to themselves, interrupts off, RSI pointing to boot_params. The files are hostile: each offset, size and
  * address is checked against the file and against the memory that is left for it.
  *
- * Guest memory is expected to be zero: what a file does not fill (its .bss) is not written.
- * The boot's page tables are open to user mode, for test guests that run at CPL 3 on no tables of their own;
- * Linux replaces them before it has a user. */
+ * Guest memory is expected to be zero: what a file does not fill (its .bss) is not written. */
 #ifndef FORKD_ARCH_BOOT_H
 #define FORKD_ARCH_BOOT_H
 

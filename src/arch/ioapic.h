@@ -6,7 +6,9 @@
  *   - raised while its entry is masked, it is remembered and sent when the guest unmasks it (a 82093AA would
  *     forget it; a guest that masks an edge for a moment would then wait for ever);
  *   - raised while a level-triggered entry awaits its EOI (remote IRR), it is remembered and sent at the EOI.
- * The board describes every line as edge-triggered (acpi.c), so the second is for guests that know better.
+ * The board describes every line as edge-triggered (acpi.c). A guest that programs a level all the same gets
+ * its EOI noticed only where KVM has a route for the line; without one the line is stuck until the guest makes
+ * it an edge again, which harms that guest alone.
  *
  * Invariants.
  * 1. A pending pin is masked or has remote IRR set.

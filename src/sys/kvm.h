@@ -40,7 +40,8 @@ int kvm_run_map(int vcpu_fd, size_t size, struct kvm_run **run, struct err *err)
 /* Sends an interrupt message. A LAPIC that is switched off takes none, and that is success. */
 int kvm_msi_signal(int vm_fd, uint64_t address, uint32_t data, struct err *err);
 /* Guest writes of 4 bytes to `gpa` signal `event_fd` instead of leaving the guest: of any value, or with `match`
- * of `value` alone. */
+ * of `value` alone. Taking the first of a VM away, which closing the VM does too, waits for a grace period of the
+ * kernel's: 15 ms measured, against 0.3 ms for a VM that never had one. */
 int kvm_ioeventfd_add(int vm_fd, uint64_t gpa, int event_fd, bool match, uint32_t value, struct err *err);
 /* A signal of `event_fd` raises `gsi` in the VM's routing table. */
 int kvm_irqfd_add(int vm_fd, uint32_t gsi, int event_fd, struct err *err);
