@@ -1,0 +1,66 @@
+# The front door of forkd. Meson and ninja do the building; `make help` lists what there is.
+BUILD ?= build
+N ?= 10
+export N
+
+.PHONY: all help deps build quickstart test check lab format tidy docs sanitize fuzz check-floors bench clean
+.DEFAULT_GOAL := build
+all: build
+
+help:
+	@echo "make              build forkd into $(BUILD)/"
+	@echo "make quickstart   boot one parent and fork $(N) children from it (N=100 make quickstart: a hundred)"
+	@echo "make test         everything: here, with sanitizers, and in the lab"
+	@echo "make check        what is quick of it: here only"
+	@echo "make lab          a shell in the emulated KVM host, with this tree in it"
+	@echo "make deps         install what is missing (apt)"
+	@echo "make format tidy docs check-floors sanitize fuzz clean"
+
+deps:
+	@scripts/install-deps
+
+# Packages first: without them there is nothing to configure with.
+$(BUILD)/build.ninja:
+	@scripts/install-deps --check
+	@meson setup $(BUILD) >/dev/null || { meson setup $(BUILD) 2>&1 | tail -n 20; exit 1; }
+
+build: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+
+quickstart: deps
+	@$(MAKE) --no-print-directory build
+	@$(BUILD)/src/cli/forkd quickstart -n $(N)
+
+test: deps
+	@scripts/run-tests --build $(BUILD) $(TESTS)
+
+check: build
+	@scripts/run-tests --build $(BUILD) --no-lab --no-sanitizers $(TESTS)
+
+lab: deps build
+	@lab/setup
+	@lab/run --build $(BUILD) /bin/bash
+
+sanitize: deps
+	@scripts/run-tests --build $(BUILD) --sanitizers-only $(TESTS)
+
+fuzz: deps
+	@scripts/run-fuzz
+
+check-floors:
+	@scripts/check-floors && echo "The floors hold."
+
+# Generated and foreign files are left alone.
+SOURCES = $(shell git ls-files 'src/*.[ch]' 'tests/*.[ch]' 'guest/*.[ch]' 'bench/*.[ch]')
+
+format:
+	@clang-format -i $(SOURCES)
+
+tidy: build
+	@scripts/run-tidy $(BUILD)
+
+docs:
+	@scripts/seccomp-tags update src docs/security.md
+
+clean:
+	@rm -rf build build-*
