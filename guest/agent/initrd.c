@@ -191,7 +191,8 @@ static int root_switch(struct err *err)
 /* What the kernel passed to /init goes on to the init of the root file system. */
 static int hand_over(struct wanted *w, char **argv, struct err *err)
 {
-    unsigned long flags = strcmp(w->rw, "0") == 0 ? MS_RDONLY : 0;
+    /* A time of access is a write: a fork that only reads would grow a disk layer of its own. */
+    unsigned long flags = MS_NOATIME | (strcmp(w->rw, "0") == 0 ? MS_RDONLY : 0);
     if (!device_wait(w->root))
         return err_say(err, ENODEV, "the root device %s does not appear", w->root);
     mkdir(NEW_ROOT, 0755);
