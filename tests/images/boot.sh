@@ -24,6 +24,9 @@ python3 -c 'import numpy; print("numpy:", numpy.arange(10).sum())'
 grep -q '^vmw_vsock_virtio_transport ' /proc/modules && echo "vsock: loaded"
 grep -q virtio_rng /sys/class/misc/hw_random/rng_available && echo "rng: present"
 echo "tainted: $(cat /proc/sys/kernel/tainted)"
+sync; written=$(awk '{ print $7 }' /sys/block/vda/stat)
+ls -lR /etc >/dev/null; cat /usr/bin/* >/dev/null; sync
+[ "$written" = "$(awk '{ print $7 }' /sys/block/vda/stat)" ] && echo "reading: writes nothing"
 [ -s /etc/machine-id ] || echo "machine-id: empty"
 mount -o remount,ro / && echo "root: at rest"
 echo b >/proc/sysrq-trigger
@@ -58,6 +61,7 @@ for kernel in vmlinux vmlinuz; do
 	claim "$kernel: the kernel has a source of randomness" says '^rng: present$'
 	claim "$kernel: the modules are those that Debian signed" says '^tainted: 0$'
 	claim "$kernel: the guest has no machine-id of its builder" says '^machine-id: empty$'
+	claim "$kernel: reading files writes nothing to the disk" says '^reading: writes nothing$'
 	claim "$kernel: nothing on the way complained" test -z "$(grep -E 'forkd:|does not load|not found|No such|Traceback' "$work/console")"
 	claim "$kernel: the root filesystem comes to rest" says '^root: at rest$'
 	claim "$kernel: and is clean afterwards" e2fsck -fn "$work/rootfs.ext4"
