@@ -1,0 +1,171 @@
+/* index.c: see index.h.
+ *
+ * Packed form: records that cover all blocks in order. A record is a 32-bit count and then one byte, the place of
+ * that many blocks; or, where RECORD_LITERAL is set in the count, that many bytes, one each. Short runs are
+ * written as literals, so the packed form is never much longer than the index. */
+#include "disk/index.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { INDEX_PAGE = 4096, RUN_MIN = 16, RECORD_HEAD = 5 };
+
+#define RECORD_LITERAL UINT32_C(0x80000000)
+/* Records are cut to this many blocks, far below the literal bit. */
+#define RECORD_MAX (UINT64_C(1) << 30)
+
+static uint64_t index_pages(const struct disk *disk)
+{
+    return (disk_blocks(disk) + INDEX_PAGE - 1) / INDEX_PAGE;
+}
+
+static size_t mapped_bytes(const struct disk *disk)
+{
+    return (size_t)(index_pages(disk) * INDEX_PAGE + index_pages(disk));
+}
+
+int index_map(struct disk *disk, struct err *err)
+{
+    void *at =
+        mmap(NULL, mapped_bytes(disk), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return err_set(err, errno, "map the index of a disk of %llu bytes", (unsigned long long)disk->bytes);
+    madvise(at, mapped_bytes(disk), MADV_NOHUGEPAGE); /* a huge page would cost 2 MiB for one block written */
+    disk->index = at;
+    disk->touched = disk->index + index_pages(disk) * INDEX_PAGE;
+    return 0;
+}
+
+void index_unmap(struct disk *disk)
+{
+    if (disk->index)
+        munmap(disk->index, mapped_bytes(disk));
+    disk->index = disk->touched = NULL;
+}
+
+static bool is_touched(const struct disk *disk, uint64_t block)
+{
+    return __atomic_load_n(&disk->touched[block / INDEX_PAGE], __ATOMIC_ACQUIRE);
+}
+
+void index_set(struct disk *disk, uint64_t block, uint64_t count, uint8_t place)
+{
+    for (uint64_t b = block; b < block + count; b++) {
+        if (!is_touched(disk, b))
+            __atomic_store_n(&disk->touched[b / INDEX_PAGE], 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&disk->index[b], place, __ATOMIC_RELEASE);
+    }
+}
+
+/* Whether the eight blocks from `block` on, which is a multiple of eight, are in `place`. */
+static bool eight_in_place(const struct disk *disk, uint64_t block, uint8_t place)
+{
+    const uint64_t *eight = (const uint64_t *)(const void *)(disk->index + block);
+    return __atomic_load_n(eight, __ATOMIC_ACQUIRE) == place * UINT64_C(0x0101010101010101);
+}
+
+uint64_t index_run(const struct disk *disk, uint64_t block, uint64_t most, uint8_t place)
+{
+    uint64_t n = 0;
+    while (n < most) {
+        uint64_t b = block + n;
+        if (!is_touched(disk, b)) {
+            if (place != PLACE_BASE)
+                break;
+            n += INDEX_PAGE - b % INDEX_PAGE;
+        } else if (b % 8 == 0 && most - n >= 8 && eight_in_place(disk, b, place)) {
+            n += 8;
+        } else if (index_get(disk, b) == place) {
+            n++;
+        } else {
+            break;
+        }
+    }
+    return n < most ? n : most;
+}
+
+size_t index_state_bound(const struct disk *disk)
+{
+    /* A run covers at least RUN_MIN blocks, and between two literals there is a run, or RECORD_MAX blocks. */
+    uint64_t blocks = disk_blocks(disk);
+    return (size_t)(blocks + (blocks / RUN_MIN + blocks / RECORD_MAX + 2) * 2 * RECORD_HEAD);
+}
+
+static void pack_literal(const struct disk *disk, struct pack *p, uint64_t block, uint64_t count)
+{
+    if (!count)
+        return;
+    pack_u32(p, RECORD_LITERAL | (uint32_t)count);
+    for (uint64_t b = block; b < block + count; b++)
+        pack_u8(p, index_get(disk, b));
+}
+
+void index_save(const struct disk *disk, struct pack *p)
+{
+    uint64_t blocks = disk_blocks(disk), literal = 0, block = 0;
+    while (block < blocks) {
+        /* The worker may set bytes meanwhile: a run is what was seen of each block, and so is a literal. */
+        uint64_t left = blocks - block;
+        uint8_t place = index_get(disk, block);
+        uint64_t run = index_run(disk, block, left < RECORD_MAX ? left : RECORD_MAX, place);
+        if (run >= RUN_MIN) {
+            pack_literal(disk, p, block - literal, literal);
+            literal = 0;
+            pack_u32(p, (uint32_t)run);
+            pack_u8(p, place);
+        } else {
+            run = run ? run : 1;
+            literal += run;
+        }
+        block += run;
+        if (literal >= RECORD_MAX / 2) {
+            pack_literal(disk, p, block - literal, literal);
+            literal = 0;
+        }
+    }
+    pack_literal(disk, p, block - literal, literal);
+}
+
+static bool place_known(const struct disk *disk, uint8_t place)
+{
+    return place < PLACE_LAYER || place - PLACE_LAYER < (int)disk->layers;
+}
+
+static bool load_literal(struct disk *disk, struct unpack *u, uint64_t block, uint64_t count)
+{
+    const uint8_t *places = unpack_span(u, (size_t)count);
+    for (uint64_t i = 0; places && i < count; i++) {
+        if (!place_known(disk, places[i]))
+            return false;
+        if (places[i] != PLACE_BASE)
+            index_set(disk, block + i, 1, places[i]);
+    }
+    return places != NULL;
+}
+
+static bool load_run(struct disk *disk, struct unpack *u, uint64_t block, uint64_t count)
+{
+    uint8_t place = unpack_u8(u);
+    if (u->bad || !place_known(disk, place))
+        return false;
+    if (place != PLACE_BASE)
+        index_set(disk, block, count, place);
+    return true;
+}
+
+int index_load(struct disk *disk, struct unpack *u, struct err *err)
+{
+    uint64_t blocks = disk_blocks(disk), block = 0;
+    while (block < blocks) {
+        uint32_t head = unpack_u32(u);
+        uint64_t count = head & ~RECORD_LITERAL;
+        if (u->bad || !count || count > blocks - block)
+            return err_say(err, EINVAL, "the disk's index is malformed");
+        bool ok = head & RECORD_LITERAL ? load_literal(disk, u, block, count) : load_run(disk, u, block, count);
+        if (!ok)
+            return err_say(err, EINVAL, "the disk's index names a layer that is not there, or is cut off");
+        block += count;
+    }
+    return 0;
+}
