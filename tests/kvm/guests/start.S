@@ -2,7 +2,8 @@
  *
  * A KVM that emulates kernel code (kvm_pvm) runs CPL 0 one instruction at a time and CPL 3 of the lower half at
  * native speed. So a CPU comes here once, loads its tables and drops to CPL 3, where all of the guest's C code
- * runs: with the same page tables, which are open to it, I/O ports through the TSS' bitmap, interrupts off.
+ * runs: with the same page tables, which are open to it, interrupts off. Ports are open to it twice: by IOPL, which
+ * kvm_pvm does not keep, and by the TSS' bitmap, which QEMU's emulated SVM ignores once TR was saved and restored.
  *
  * Back to CPL 0 leads one gate: UD2, since `int n` and `syscall` do not exist for guests of such a KVM. The
  * operation is in rax, arguments in rdi and rsi; see enum gate in rt.h. Interrupts are taken while the gate waits:
@@ -62,7 +63,7 @@ cpu_start:
     mov %ebx, %edi
     pushq $0x23
     push %rax
-    pushq $2
+    pushq $0x3002                       /* IOPL 3: see above */
     pushq $0x1b
     lea cpu_main(%rip), %rax
     push %rax
