@@ -4,16 +4,18 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/own.h"
+#include "base/pack.h"
 
 #include <fcntl.h>
 #include <linux/random.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 
-enum { POOL_MAX = 512 };
+enum { POOL_MAX = 512, HOSTS_MAX = 16 << 10 };
 
 const char *effects_path(const struct effects *e, const char *path, char buf[EFFECTS_PATH_MAX])
 {
@@ -70,6 +72,36 @@ int effects_clock(const struct effects *e, uint64_t realtime_ns, struct err *err
     return 0;
 }
 
+/* Copies /etc/hosts with the old host name's words replaced. False when it does not fit. */
+static bool hosts_rename(const char *hosts, const char *from, const char *to, struct pack *p)
+{
+    while (*hosts) {
+        size_t blank = strspn(hosts, " \t\r\n"), word = strcspn(hosts + blank, " \t\r\n");
+        bool old = word && word == strlen(from) && memcmp(hosts + blank, from, word) == 0;
+        pack_bytes(p, hosts, blank);
+        pack_bytes(p, old ? to : hosts + blank, old ? strlen(to) : word);
+        hosts += blank + word;
+    }
+    return !p->full;
+}
+
+/* The name a machine has for itself resolves in /etc/hosts; that of a fork must as well. What cannot be read or is
+ * unusually large is left alone: it is a courtesy. */
+static void effects_hosts(const struct effects *e, const char *name)
+{
+    char path[EFFECTS_PATH_MAX], old[256];
+    static char hosts[HOSTS_MAX], renamed[2 * HOSTS_MAX];
+    struct pack p = pack_into(renamed, sizeof renamed);
+    if (io_read_text(AT_FDCWD, effects_path(e, "/etc/hostname", path), old, sizeof old, NULL) <= 0)
+        return;
+    old[strcspn(old, " \t\r\n")] = 0;
+    ssize_t len = io_read_text(AT_FDCWD, effects_path(e, "/etc/hosts", path), hosts, sizeof hosts, NULL);
+    if (len <= 0 || len >= HOSTS_MAX - 1 || strcmp(old, "localhost") == 0 || !hosts_rename(hosts, old, name, &p))
+        return;
+    if (p.len != (size_t)len || memcmp(hosts, renamed, p.len) != 0)
+        effects_file(e, "/etc/hosts", renamed, p.len, 0644, NULL);
+}
+
 int effects_hostname(const struct effects *e, const char *name, struct err *err)
 {
     char line[256];
@@ -80,6 +112,7 @@ int effects_hostname(const struct effects *e, const char *name, struct err *err)
     } else if (sethostname(name, strlen(name)) < 0) {
         return err_set(err, errno, "set the host name");
     }
+    effects_hosts(e, name);
     int n = snprintf(line, sizeof line, "%s\n", name);
     int rc = effects_file(e, "/etc/hostname", line, (size_t)n, 0644, err);
     return rc == -EROFS ? 0 : rc;

@@ -24,7 +24,7 @@ int effects_entropy(const struct effects *e, const uint8_t *bytes, size_t len, s
 
 int effects_clock(const struct effects *e, uint64_t realtime_ns, struct err *err);
 
-/* The running host name and /etc/hostname; a read-only root keeps its file. */
+/* The running host name, /etc/hostname, and the old name in /etc/hosts; a read-only root keeps its files. */
 int effects_hostname(const struct effects *e, const char *name, struct err *err);
 
 /* Writes a file whole or not at all. Its directory is made when it is missing, one level. */

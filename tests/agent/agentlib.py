@@ -242,6 +242,19 @@ def wait_until(condition, what):
         select.select([], [], [], 0.01)
 
 
+def open_gate(path):
+    """Opens a fifo for writing, as a file, once somebody reads it."""
+    fds = []
+
+    def opened():
+        with contextlib.suppress(OSError):
+            fds.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(fds)
+
+    wait_until(opened, "%s is read" % path)
+    return os.fdopen(fds[0], "w")
+
+
 def is_alive(pid):
     try:
         with open("/proc/%d/stat" % pid) as f:

@@ -229,7 +229,7 @@ class Queue(Case):
         conns = [Conn(self.agent.path) for _ in range(65)]
         conns[0].send(eval_frame("open(%r).read()" % gate))
         wait_until(lambda: self.agent.ask(frame(PING)).lang == "c+python", "the interpreter is up")
-        with open(gate, "w"):  # it is being read: the request is no longer waiting
+        with open_gate(gate):  # it is being read: the request is no longer waiting
             for c in conns[1:]:
                 c.send(eval_frame("1"))
             a = self.agent.eval("1", 1)

@@ -179,7 +179,7 @@ class LeftBehind(Case):
 
     def open_fifo(self, path):
         """Writes a line once there is a reader."""
-        with open(path, "w") as f:
+        with open_gate(path) as f:
             f.write("go\n")
 
     def test_a_child_that_holds_the_pipes_holds_up_nothing(self):

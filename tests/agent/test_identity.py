@@ -37,6 +37,16 @@ class Steps(Case):
         self.assertEqual(self.agent.file("effects"), b"entropy 256\nclock 1234567890123456789\nhostname fork-7\n")
         self.assertEqual(self.agent.file("etc/hostname"), b"fork-7\n")
 
+    def test_the_new_name_takes_the_olds_place_in_hosts(self):
+        for name, text in (("hostname", "forkd\n"), ("hosts", "127.0.0.1\tlocalhost forkdx\n127.0.1.1  forkd\n# forkd.\n")):
+            with open(self.path("etc/" + name), "w") as f:
+                f.write(text)
+        self.identify(hostname="one")
+        self.assertEqual(self.agent.file("etc/hosts"), b"127.0.0.1\tlocalhost forkdx\n127.0.1.1  one\n# forkd.\n")
+        self.identify(hostname="a-longer-name")
+        self.assertIn(b"127.0.1.1  a-longer-name\n", self.agent.file("etc/hosts"))
+        os.unlink(self.path("etc/hosts"))
+
     def test_no_time_leaves_the_clock_alone(self):
         self.identify(realtime_ns=0)
         self.assertNotIn(b"clock", self.agent.file("effects"))
@@ -123,7 +133,7 @@ class Steps(Case):
         self.agent.hook("10-slow", "#!/bin/sh\nread x < %s\n" % self.path("gate"))
         with Conn(self.agent.path) as c:
             c.send(identity_frame())
-            with open(self.path("gate"), "w") as gate:
+            with open_gate(self.path("gate")) as gate:
                 a = self.agent.ask(identity_frame())
                 self.assertEqual((a.kind, a.why), (REFUSED, BUSY))
                 c.sock.settimeout(0.2)
@@ -139,6 +149,7 @@ class Steps(Case):
         with Conn(self.agent.path) as c:
             c.send(identity_frame(id="left"))
         wait_until(lambda: os.path.exists(self.path("finished")), "the hook has run")
+        wait_until(lambda: self.agent.ask(identity_frame()).kind == IDENTIFIED, "the next one is taken on")
 
 
 class Interpreter(Case):
