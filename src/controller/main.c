@@ -174,6 +174,15 @@ static void wait_for_end(const sigset_t *awaited, struct audit *audit)
             log_error("%s", err.text);
 }
 
+static void tell_ready(int fd)
+{
+    if (fd < 0)
+        return;
+    if (write(fd, "", 1) != 1)
+        log_warn("--ready-fd: %s", strerrordesc_np(errno));
+    close(fd);
+}
+
 static int serve(const struct options *o, const sigset_t *awaited, struct err *err)
 {
     struct controller c = {.run.fd = -1, .cgroup = -1};
@@ -187,6 +196,7 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
         rc = open_http(&c, o, audit, &http, err);
     if (rc == 0) {
         log_info("listening on %s", o->bind);
+        tell_ready(o->ready_fd);
         wait_for_end(awaited, audit);
         unsigned left = http_drain(http, DRAIN_SECS);
         if (left) {

@@ -22,11 +22,24 @@ static const char help[] =
     "  --token-file FILE    the bearer token that requests must carry (FORKD_TOKEN_FILE)\n"
     "  --spawns-at-once N   children of one request in flight (two per CPU)\n"
     "  --kill-on-exit       end sandboxes and templates with the controller; without it they live on\n"
+    "  --ready-fd FD        gets one byte when requests are served, for whoever starts this\n"
     "  --version, --help\n"
     "\n"
     "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGHUP reopens the audit log.\n";
 
-enum { OPT_BIND = 1, OPT_STATE, OPT_ROOT, OPT_AUDIT, OPT_TOKEN, OPT_SPAWNS, OPT_KILL, OPT_HELP, OPT_VERSION, OPT_NONE };
+enum {
+    OPT_BIND = 1,
+    OPT_STATE,
+    OPT_ROOT,
+    OPT_AUDIT,
+    OPT_TOKEN,
+    OPT_SPAWNS,
+    OPT_KILL,
+    OPT_READY,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_NONE
+};
 
 static const struct option flags[] = {
     {"bind", required_argument, NULL, OPT_BIND},
@@ -37,6 +50,7 @@ static const struct option flags[] = {
     {"spawns-at-once", required_argument, NULL, OPT_SPAWNS},
     {"kill-on-exit", no_argument, NULL, OPT_KILL},
     {"prewarm-scratch-dir", required_argument, NULL, OPT_NONE}, /* of the original; needs nothing here */
+    {"ready-fd", required_argument, NULL, OPT_READY},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
     {0},
@@ -75,7 +89,8 @@ static int defaults(struct options *o, struct err *err)
 {
     *o = (struct options){.bind = env_or("FORKD_BIND", "127.0.0.1:8889"),
                           .audit_log = env_or("FORKD_AUDIT_LOG", NULL),
-                          .token_file = env_or("FORKD_TOKEN_FILE", NULL)};
+                          .token_file = env_or("FORKD_TOKEN_FILE", NULL),
+                          .ready_fd = -1};
     o->audit_log_chosen = o->audit_log != NULL;
     const char *root = env_or("FORKD_SNAPSHOT_ROOT", NULL);
     if (root)
@@ -92,6 +107,16 @@ static int set_spawns(struct options *o, const char *text, struct err *err)
     if (!isdigit((unsigned char)*text) || *end || n == 0 || n > 256)
         return err_say(err, EINVAL, "--spawns-at-once must be a number from 1 to 256");
     o->spawns_at_once = (unsigned)n;
+    return 0;
+}
+
+static int set_ready(struct options *o, const char *text, struct err *err)
+{
+    char *end;
+    unsigned long fd = strtoul(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end || fd > INT_MAX || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+        return err_say(err, EINVAL, "--ready-fd must be the number of an open descriptor");
+    o->ready_fd = (int)fd;
     return 0;
 }
 
@@ -116,6 +141,8 @@ static int take_flag(struct options *o, int flag, struct err *err)
         break;
     case OPT_SPAWNS:
         return set_spawns(o, optarg, err);
+    case OPT_READY:
+        return set_ready(o, optarg, err);
     case OPT_KILL:
         o->kill_on_exit = true;
         break;

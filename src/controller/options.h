@@ -19,6 +19,7 @@ struct options {
     char token[TOKEN_MAX + 1]; /* "" without --token-file */
     unsigned spawns_at_once;   /* 0: two per CPU */
     bool kill_on_exit;
+    int ready_fd; /* gets a byte when requests are served; -1: none */
 };
 
 enum options_result { OPTIONS_SERVE, OPTIONS_DONE, OPTIONS_WRONG };

@@ -1,0 +1,113 @@
+/* args.c: see args.h. */
+#include "cli/args.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int number_parse(const struct arg *flag, const char *text, struct err *err)
+{
+    char *end;
+    errno = 0;
+    unsigned long n = strtoul(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end || errno || n > 1u << 30)
+        return err_say(err, EINVAL, "--%s needs a whole number, not %s", flag->name, text);
+    *(unsigned *)flag->into = (unsigned)n;
+    return 0;
+}
+
+static int value_take(const struct arg *flag, const char *text, struct err *err)
+{
+    struct arg_texts *texts = flag->into;
+    switch (flag->kind) {
+    case ARG_FLAG:
+        *(bool *)flag->into = true;
+        return 0;
+    case ARG_TEXT:
+        *(const char **)flag->into = text;
+        return 0;
+    case ARG_NUMBER:
+        return number_parse(flag, text, err);
+    case ARG_TEXTS:
+        if (texts->count == ARG_TEXTS_MAX)
+            return err_say(err, EINVAL, "too many --%s", flag->name);
+        texts->at[texts->count++] = text;
+        return 0;
+    }
+    return 0;
+}
+
+static bool name_matches(const struct arg *flag, const char *word, const char **value)
+{
+    size_t len = strlen(flag->name);
+    if (word[0] == '-' && word[1] == '-' && !strncmp(word + 2, flag->name, len)) {
+        *value = word[2 + len] == '=' ? word + 3 + len : NULL;
+        return !word[2 + len] || word[2 + len] == '=';
+    }
+    *value = word[0] == '-' && word[1] && word[2] ? word + 2 : NULL;
+    return flag->letter && word[0] == '-' && word[1] == flag->letter;
+}
+
+static const struct arg *flag_find(const struct arg *table, const char *word, const char **value)
+{
+    for (const struct arg *flag = table; flag && flag->name; flag++)
+        if (name_matches(flag, word, value))
+            return flag;
+    return NULL;
+}
+
+/* Takes the flag at argv[i]; returns how many words it was. */
+static int flag_take(const struct args *args, const struct arg *common, char **argv, int i, struct err *err)
+{
+    const char *value;
+    const struct arg *flag = flag_find(args->flags, argv[i], &value);
+    if (!flag)
+        flag = flag_find(common, argv[i], &value);
+    if (!flag)
+        return err_say(err, EINVAL, "forkd %s has no option %s", argv[0], argv[i]);
+    if (flag->kind == ARG_FLAG && value)
+        return err_say(err, EINVAL, "--%s takes no value", flag->name);
+    int words = 1;
+    if (flag->kind != ARG_FLAG && !value) {
+        value = argv[i + 1];
+        words = 2;
+    }
+    if (flag->kind != ARG_FLAG && !value)
+        return err_say(err, EINVAL, "--%s needs a value", flag->name);
+    int rc = value_take(flag, value, err);
+    return rc < 0 ? rc : words;
+}
+
+int args_parse(struct args *args, int argc, char **argv, struct err *err)
+{
+    const struct arg common[] = {
+        {"help", 'h', ARG_FLAG, &args->help},
+        {"json", 0, ARG_FLAG, &args->json},
+        {"daemon-url", 0, ARG_TEXT, &args->url},
+        {"daemon-token", 0, ARG_TEXT, &args->token},
+        {0},
+    };
+    bool flags_end = false;
+    args->rest = argv + 1;
+    args->count = 0;
+    for (int i = 1; i < argc;) {
+        bool is_flag = argv[i][0] == '-' && argv[i][1] && !flags_end;
+        if (is_flag && !strcmp(argv[i], "--")) {
+            flags_end = true;
+            i++;
+            continue;
+        }
+        if (!is_flag) {
+            args->rest[args->count++] = argv[i++];
+            flags_end |= args->flags_end_after && (unsigned)args->count > args->flags_end_after;
+            continue;
+        }
+        int words = flag_take(args, common, argv, i, err);
+        if (words < 0)
+            return words;
+        i += words;
+    }
+    args->rest[args->count] = NULL;
+    return 0;
+}

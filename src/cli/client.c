@@ -1,0 +1,207 @@
+/* client.c: see client.h. */
+#include "cli/client.h"
+
+#include "base/own.h"
+#include "cli/private.h"
+
+#include <curl/curl.h>
+#include <fcntl.h>
+#include <string.h>
+
+enum { ANSWER_MAX = 256 << 20 };
+
+struct client {
+    CURL *curl;
+    char base[256];   /* "http://HOST:PORT" */
+    char socket[128]; /* "" over TCP */
+    int dirfd;        /* through which the socket's path goes */
+    char token[4200]; /* the header field, "" without */
+    bool is_private;
+    char *detail;
+};
+
+struct buffer {
+    char *bytes;
+    size_t len;
+};
+
+static size_t collect(char *data, size_t size, size_t count, void *arg)
+{
+    struct buffer *b = arg;
+    size_t n = size * count;
+    char *grown = b->len + n > ANSWER_MAX ? NULL : realloc(b->bytes, b->len + n + 1);
+    if (!grown)
+        return 0;
+    b->bytes = grown;
+    memcpy(b->bytes + b->len, data, n);
+    b->len += n;
+    b->bytes[b->len] = 0;
+    return n;
+}
+
+/* A socket's path may be longer than an address can hold: it is reached through its directory's descriptor. */
+static int set_socket(struct client *c, const char *path, struct err *err)
+{
+    const char *slash = strrchr(path, '/');
+    own_free char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("./");
+    c->dirfd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (c->dirfd < 0)
+        return err_set(err, errno, "open the directory of the socket %s", path);
+    int n = snprintf(c->socket, sizeof c->socket, "/proc/self/fd/%d/%s", c->dirfd, slash ? slash + 1 : path);
+    if ((size_t)n >= 108)
+        return err_say(err, EINVAL, "the name of the socket %s is too long", path);
+    snprintf(c->base, sizeof c->base, "http://localhost");
+    return 0;
+}
+
+static int set_url(struct client *c, const char *url, struct err *err)
+{
+    if (!strncmp(url, "unix:", 5))
+        return set_socket(c, url + 5 + (strncmp(url + 5, "//", 2) == 0 ? 2 : 0), err);
+    if (strncmp(url, "http://", 7) != 0)
+        return err_say(err, EINVAL, "%s is neither http://HOST:PORT nor unix:/path", url);
+    size_t len = strlen(url);
+    while (len && url[len - 1] == '/')
+        len--;
+    if (len >= sizeof c->base)
+        return err_say(err, EINVAL, "the controller's URL is too long");
+    snprintf(c->base, sizeof c->base, "%.*s", (int)len, url);
+    return 0;
+}
+
+int client_open_url(const char *url, const char *token, struct client **client, struct err *err)
+{
+    struct client *c = calloc(1, sizeof *c);
+    if (!c || !(c->curl = curl_easy_init())) {
+        free(c);
+        return err_say(err, ENOMEM, "out of memory");
+    }
+    c->dirfd = -1;
+    int rc = set_url(c, url, err);
+    if (rc == 0 && token && *token &&
+        (size_t)snprintf(c->token, sizeof c->token, "Authorization: Bearer %s", token) >= sizeof c->token)
+        rc = err_say(err, EINVAL, "the token is too long");
+    if (rc < 0)
+        client_close(c);
+    else
+        *client = c;
+    return rc;
+}
+
+/* Somebody at this address says that all is well. */
+static bool is_up(const char *url)
+{
+    struct client *c;
+    json_t *answer = NULL;
+    if (client_open_url(url, NULL, &c, NULL) < 0)
+        return false;
+    bool up =
+        client_call(c, "GET", "/healthz", NULL, &answer, NULL) == 0 && json_is_true(json_object_get(answer, "ok"));
+    json_decref(answer);
+    client_close(c);
+    return up;
+}
+
+int client_open(const struct args *args, struct client **client, struct err *err)
+{
+    const char *url = args->url ? args->url : getenv("FORKD_URL");
+    const char *token = args->token ? args->token : getenv("FORKD_TOKEN");
+    char own[PRIVATE_URL_MAX];
+    if (url && *url)
+        return client_open_url(url, token, client, err);
+    int rc = private_url(own, err);
+    if (rc < 0)
+        return rc;
+    bool system = !is_up(own) && !getenv("FORKD_STATE") && is_up("http://127.0.0.1:8889");
+    if (system)
+        return client_open_url("http://127.0.0.1:8889", token, client, err);
+    rc = private_start(err);
+    if (rc == 0)
+        rc = client_open_url(own, NULL, client, err);
+    if (rc == 0)
+        (*client)->is_private = true;
+    return rc;
+}
+
+void client_close(struct client *c)
+{
+    if (!c)
+        return;
+    curl_easy_cleanup(c->curl);
+    fd_close(&c->dirfd);
+    free(c->detail);
+    free(c);
+}
+
+bool client_is_private(const struct client *c)
+{
+    return c->is_private;
+}
+
+const char *client_detail(const struct client *c)
+{
+    return c->detail;
+}
+
+/* The lines after the first of an error's text. */
+static void keep_detail(struct client *c, const char *body)
+{
+    json_t *json = json_loads(body, 0, NULL);
+    const char *text = json_string_value(json_object_get(json, "error"));
+    const char *rest = text ? strchr(text, '\n') : NULL;
+    free(c->detail);
+    c->detail = rest ? strdup(rest + 1) : NULL;
+    json_decref(json);
+}
+
+static int transfer(struct client *c, const char *method, const char *url, const char *body, struct buffer *answer,
+                    long *status, struct err *err)
+{
+    char words[CURL_ERROR_SIZE] = "";
+    struct curl_slist *fields = curl_slist_append(NULL, "Content-Type: application/json");
+    fields = curl_slist_append(fields, "Expect:");
+    if (*c->token)
+        fields = curl_slist_append(fields, c->token);
+    curl_easy_reset(c->curl);
+    curl_easy_setopt(c->curl, CURLOPT_URL, url);
+    curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, method);
+    curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, fields);
+    curl_easy_setopt(c->curl, CURLOPT_USERAGENT, "forkd/" FORKD_VERSION);
+    curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(c->curl, CURLOPT_NOPROXY, "*");
+    curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, words);
+    curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, collect);
+    curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, answer);
+    if (*c->socket)
+        curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->socket);
+    if (body)
+        curl_easy_setopt(c->curl, CURLOPT_POSTFIELDS, body);
+    CURLcode code = curl_easy_perform(c->curl);
+    curl_slist_free_all(fields);
+    curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, status);
+    if (code != CURLE_OK)
+        return err_say(err, EIO, "the controller at %s cannot be asked: %s", *c->socket ? c->socket : c->base,
+                       *words ? words : curl_easy_strerror(code));
+    return 0;
+}
+
+int client_call(struct client *c, const char *method, const char *path, json_t *body, json_t **answer, struct err *err)
+{
+    own_free char *text = body ? json_dumps(body, JSON_COMPACT) : NULL, *url = NULL;
+    struct buffer buffer = {0};
+    long status = 0;
+    json_decref(body);
+    if (answer)
+        *answer = NULL;
+    if (asprintf(&url, "%s%s", c->base, path) < 0)
+        return err_say(err, ENOMEM, "out of memory");
+    int rc = transfer(c, method, url, text, &buffer, &status, err);
+    own_free char *bytes = buffer.bytes;
+    if (rc == 0 && status >= 400) {
+        keep_detail(c, bytes ? bytes : "");
+        rc = err_say(err, EPROTO, "HTTP %ld: %s", status, bytes ? bytes : "");
+    }
+    if (rc == 0 && bytes && answer && !(*answer = json_loadb(bytes, buffer.len, 0, NULL)))
+        rc = err_say(err, EPROTO, "the answer of the controller is no JSON");
+    return rc;
+}

@@ -1,0 +1,30 @@
+/* client.h: speaking HTTP to a controller.
+ *
+ * Which one: --daemon-url or FORKD_URL (http://HOST:PORT, unix:/path); else the one this user runs (private.h) if
+ * it is up; else one on 127.0.0.1:8889 if there is; else one is started. */
+#ifndef FORKD_CLI_CLIENT_H
+#define FORKD_CLI_CLIENT_H
+
+#include "base/err.h"
+#include "cli/args.h"
+
+#include <jansson.h>
+
+struct client;
+
+/* Finds or starts the controller. */
+int client_open(const struct args *args, struct client **client, struct err *err);
+/* A client of the controller at this URL, without asking whether it is there. */
+int client_open_url(const char *url, const char *token, struct client **client, struct err *err);
+void client_close(struct client *client);
+/* Whether it is the user's own, which `forkd stop` may end. */
+bool client_is_private(const struct client *client);
+
+/* One request. `body` (may be NULL) is taken. *answer is the caller's, NULL for an empty answer. A status of 400 or
+ * more is an error whose sentence is "HTTP STATUS: BODY". */
+int client_call(struct client *client, const char *method, const char *path, json_t *body, json_t **answer,
+                struct err *err);
+/* What the last failed call's answer had to say beyond what fits an error: the guest's console. NULL: nothing. */
+const char *client_detail(const struct client *client);
+
+#endif

@@ -1,0 +1,127 @@
+/* exec.c: forkd exec. */
+#include "cli/cli.h"
+#include "cli/sandbox.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char help[] =
+    "usage: forkd exec ID [options] [--] COMMAND [ARGUMENT...]\n"
+    "\n"
+    "Runs a command in a sandbox; the exit status is the command's (128 + N when signal N ended it).\n"
+    "\n"
+    "  --timeout-secs N   after which it is killed, status 124 (30)\n"
+    "  --env NAME=VALUE   may be given more than once\n"
+    "  --cwd DIR          where it starts (/)\n"
+    "  --stdin            pass on standard input\n"
+    "  --json             print the answer as JSON\n";
+
+enum { STDIN_MAX = 1 << 20 };
+
+static int stdin_read(json_t *body)
+{
+    char *text = malloc(STDIN_MAX + 1);
+    size_t len = 0;
+    for (ssize_t n = 1; text && n > 0 && len <= STDIN_MAX; len += n > 0 ? (size_t)n : 0)
+        n = read(STDIN_FILENO, text + len, STDIN_MAX + 1 - len);
+    int status = 0;
+    if (!text || len > STDIN_MAX)
+        status = verb_usage("standard input is longer than %d bytes", STDIN_MAX);
+    else if (json_object_set_new(body, "stdin", json_stringn(text, len)) < 0)
+        status = verb_usage("standard input is no UTF-8 text");
+    free(text);
+    return status;
+}
+
+static int env_set(json_t *body, const struct arg_texts *env)
+{
+    json_t *object = json_object();
+    json_object_set_new(body, "env", object);
+    for (unsigned i = 0; i < env->count; i++) {
+        const char *equals = strchr(env->at[i], '=');
+        if (!equals || equals == env->at[i])
+            return verb_usage("--env needs NAME=VALUE, not %s", env->at[i]);
+        char *name = strndup(env->at[i], (size_t)(equals - env->at[i]));
+        json_object_set_new(object, name, json_string(equals + 1));
+        free(name);
+    }
+    return 0;
+}
+
+static void print(FILE *to, const json_t *answer, const char *name)
+{
+    const json_t *text = json_object_get(answer, name);
+    fwrite(json_string_value(text), 1, json_string_length(text), to);
+}
+
+static int call(const struct args *args, json_t *body)
+{
+    struct err err;
+    struct client *client;
+    json_t *answer;
+    char path[256];
+    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/exec", args->rest[0]);
+    if (client_open(args, &client, &err) < 0) {
+        json_decref(body);
+        return verb_fail(&err);
+    }
+    int rc = client_call(client, "POST", path, body, &answer, &err);
+    client_close(client);
+    if (rc < 0)
+        return verb_fail(&err);
+    long long code = json_integer_value(json_object_get(answer, "exit_code"));
+    if (args->json) {
+        verb_json(answer);
+    } else {
+        print(stdout, answer, "stdout");
+        fflush(stdout);
+        print(stderr, answer, "stderr");
+        if (json_is_true(json_object_get(answer, "timed_out")))
+            fputs("forkd: the command was killed: it ran out of time\n", stderr);
+        if (json_is_true(json_object_get(answer, "stdout_truncated")) ||
+            json_is_true(json_object_get(answer, "stderr_truncated")))
+            fputs("forkd: its output was cut\n", stderr);
+        json_decref(answer);
+    }
+    return code < 0 ? 128 + (int)-code : (int)code;
+}
+
+int verb_exec(int argc, char **argv)
+{
+    unsigned timeout = 0;
+    struct arg_texts env = {0};
+    const char *cwd = NULL;
+    bool input = false;
+    const struct arg flags[] = {
+        {"timeout-secs", 0, ARG_NUMBER, &timeout},
+        {"env", 'e', ARG_TEXTS, &env},
+        {"cwd", 0, ARG_TEXT, &cwd},
+        {"stdin", 'i', ARG_FLAG, &input},
+        {0},
+    };
+    struct args args = {.flags = flags, .flags_end_after = 1};
+    int status;
+    if (!verb_begin(&args, argc, argv, help, &status))
+        return status;
+    if (args.count < 2)
+        return verb_usage("forkd exec needs a sandbox and a command; see forkd exec --help");
+    json_t *body = json_object(), *list = json_array();
+    for (int i = 1; i < args.count; i++)
+        json_array_append_new(list, json_string(args.rest[i]));
+    json_object_set_new(body, "args", list);
+    if (timeout)
+        json_object_set_new(body, "timeout_secs", json_integer(timeout));
+    if (cwd)
+        json_object_set_new(body, "cwd", json_string(cwd));
+    if (env.count)
+        status = env_set(body, &env);
+    if (status == 0 && input)
+        status = stdin_read(body);
+    if (status) {
+        json_decref(body);
+        return status;
+    }
+    return call(&args, body);
+}

@@ -1,0 +1,168 @@
+/* images.c: forkd images. The list is the controller's and the directory's; the rest is guest/images's programs. */
+#include "cli/images.h"
+#include "base/own.h"
+#include "cli/cli.h"
+#include "cli/private.h"
+#include "cli/sandbox.h"
+#include "cli/table.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+static const char help[] =
+    "usage: forkd images                      list snapshots and guest images\n"
+    "       forkd images build NAME [-o DIR]  make a guest image from Debian packages (python3, minimal, a .conf)\n"
+    "       forkd images check ROOTFS         does this ext4 image hold forkd's agent?\n"
+    "       forkd images add-agent ROOTFS     add it\n"
+    "\n"
+    "Guest images lie in $FORKD_IMAGES, else /var/lib/forkd/images (root) or ~/.local/share/forkd/images.\n";
+
+void images_dir(char *path, size_t cap)
+{
+    const char *chosen = getenv("FORKD_IMAGES"), *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    if (chosen && *chosen)
+        snprintf(path, cap, "%s", chosen);
+    else if (geteuid() == 0)
+        snprintf(path, cap, "/var/lib/forkd/images");
+    else if (data && *data)
+        snprintf(path, cap, "%s/forkd/images", data);
+    else
+        snprintf(path, cap, "%s/.local/share/forkd/images", home ? home : "");
+}
+
+int program_run(char *const *argv)
+{
+    int status;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGPIPE, SIG_DFL);
+        execvp(argv[0], argv);
+        fprintf(stderr, "forkd: run %s: %s\n", argv[0], strerrordesc_np(errno));
+        _exit(127);
+    }
+    while (pid > 0 && waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return EXIT_ERROR;
+    if (pid < 0)
+        return EXIT_ERROR;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* build, check and add-agent take their own arguments and print their own help. */
+static int tool_run(int argc, char **argv)
+{
+    struct err err;
+    char path[PATH_MAX], agents[PATH_MAX], name[64];
+    static char agent_flag[] = "--agent-dir";
+    bool needs_agent = strcmp(argv[1], "check") != 0;
+    snprintf(name, sizeof name, "guest/images/%s", argv[1]);
+    if (program_find(name, path, sizeof path, &err) < 0)
+        return verb_fail(&err);
+    own_free char **call = calloc((size_t)argc + 4, sizeof *call);
+    if (!call)
+        return EXIT_ERROR;
+    unsigned count = 0;
+    call[count++] = path;
+    if (needs_agent && program_find("guest/agent/forkd-agent", agents, sizeof agents, NULL) == 0) {
+        *strrchr(agents, '/') = 0;
+        call[count++] = agent_flag;
+        call[count++] = agents;
+    }
+    for (int i = 2; i < argc; i++)
+        call[count++] = argv[i];
+    return program_run(call);
+}
+
+static json_t *guest_images(void)
+{
+    char dir[PATH_MAX], path[PATH_MAX + 300];
+    json_t *list = json_array();
+    images_dir(dir, sizeof dir);
+    struct dirent **names;
+    int count = scandir(dir, &names, NULL, alphasort);
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "%s/%s/image.json", dir, names[i]->d_name);
+        json_t *image = names[i]->d_name[0] == '.' ? NULL : json_load_file(path, 0, NULL);
+        if (image)
+            json_array_append_new(list, image);
+        free(names[i]);
+    }
+    if (count >= 0)
+        free(names);
+    return list;
+}
+
+static void snapshots_print(const json_t *snapshots)
+{
+    static const char *const headings[] = {"SNAPSHOT", "STATUS", "BOOTABLE", "WARNING", NULL};
+    struct table *table = table_new(headings);
+    size_t i;
+    json_t *one;
+    json_array_foreach(snapshots, i, one)
+    {
+        const char *cells[] = {json_text(one, "tag"), json_text(one, "status"),
+                               json_is_true(json_object_get(one, "bootable")) ? "yes" : "no",
+                               json_text(one, "warning")};
+        table_row(table, cells);
+    }
+    table_print(table);
+}
+
+static void images_print(const json_t *images)
+{
+    static const char *const headings[] = {"GUEST IMAGE", "RELEASE", "KERNEL", ">MiB", "BUILT", NULL};
+    struct table *table = table_new(headings);
+    size_t i;
+    json_t *one;
+    json_array_foreach(images, i, one)
+    {
+        char mib[24];
+        const json_t *rootfs = json_object_get(json_object_get(one, "files"), "rootfs");
+        snprintf(mib, sizeof mib, "%lld",
+                 (long long)json_integer_value(json_object_get(rootfs, "allocated_bytes")) >> 20);
+        const char *cells[] = {json_text(one, "name"), json_text(one, "release"),
+                               json_text(json_object_get(one, "kernel"), "release"), mib, json_text(one, "created")};
+        table_row(table, cells);
+    }
+    table_print(table);
+}
+
+static int list(const struct args *args)
+{
+    struct err err;
+    struct client *client;
+    json_t *snapshots;
+    if (client_open(args, &client, &err) < 0)
+        return verb_fail(&err);
+    int rc = client_call(client, "GET", "/v1/snapshots", NULL, &snapshots, &err);
+    client_close(client);
+    if (rc < 0)
+        return verb_fail(&err);
+    json_t *images = guest_images();
+    if (args->json)
+        return verb_json(json_pack("{s:o, s:o}", "snapshots", snapshots, "guest_images", images));
+    snapshots_print(snapshots);
+    putchar('\n');
+    images_print(images);
+    json_decref(snapshots);
+    json_decref(images);
+    return 0;
+}
+
+int verb_images(int argc, char **argv)
+{
+    struct args args = {0};
+    int status;
+    if (argc > 1 && (!strcmp(argv[1], "build") || !strcmp(argv[1], "check") || !strcmp(argv[1], "add-agent")))
+        return tool_run(argc, argv);
+    if (!verb_begin(&args, argc, argv, help, &status))
+        return status;
+    if (args.count && (args.count > 1 || strcmp(args.rest[0], "list") != 0))
+        return verb_usage("forkd images has no %s; see forkd images --help", args.rest[0]);
+    return list(&args);
+}

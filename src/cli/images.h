@@ -1,0 +1,13 @@
+/* images.h: guest images, for quickstart and doctor as well. */
+#ifndef FORKD_CLI_IMAGES_H
+#define FORKD_CLI_IMAGES_H
+
+#include <stddef.h>
+
+/* Where guest images lie (docs/guest-images.md). */
+void images_dir(char *path, size_t cap);
+
+/* Runs a program on this terminal to its end; its exit status, 127 if it cannot be run, 128 + N for signal N. */
+int program_run(char *const *argv);
+
+#endif

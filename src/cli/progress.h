@@ -1,0 +1,15 @@
+/* progress.h: showing that something is going on, on stderr.
+ *
+ * On a terminal one line with the seconds that passed, kept up to date by a thread of its own; elsewhere one plain
+ * line at the beginning of what takes more than a second and one at its end. Nothing for what is quicker. */
+#ifndef FORKD_CLI_PROGRESS_H
+#define FORKD_CLI_PROGRESS_H
+
+struct progress;
+
+/* `what` is copied: "booting the parent". */
+struct progress *progress_begin(const char *what);
+/* Ends it; `how` (may be NULL) is added: "booting the parent: 3.2 s, HOW". NULL is fine. */
+void progress_end(struct progress *progress, const char *how);
+
+#endif

@@ -1,0 +1,239 @@
+/* quickstart.c: forkd quickstart.
+ *
+ * Two phases: setup makes what is kept from run to run (guest image, controller, snapshot), fork shows the
+ * children. Where KVM runs Linux natively both happen here. Elsewhere they happen in the lab, whose host is
+ * saved after setup (lab/run --warm), so that the next run begins with a warm template. */
+#include "cli/quickstart.h"
+
+#include "base/own.h"
+#include "cli/cli.h"
+#include "cli/images.h"
+#include "cli/private.h"
+#include "cli/probe.h"
+#include "cli/progress.h"
+#include "cli/sandbox.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: forkd quickstart [-n N] [options]\n"
+    "\n"
+    "Makes a Debian guest with Python, boots one parent, imports its modules, makes it a template, forks N\n"
+    "sandboxes (10, or the environment's N) and asks each. Images and templates are kept for the next run.\n"
+    "\n"
+    "  -n N               how many children\n"
+    "  --image NAME       the guest image (python3)\n"
+    "  --modules M[,M...] imported before the fork (numpy)\n"
+    "  --code CODE        evaluated in the warm interpreter of each child\n"
+    "  --command COMMAND  run by the shell of each child\n"
+    "  --in-lab           in the emulated KVM host, whatever this host can do\n"
+    "  --setup-only       image, parent and template, no children\n"
+    "  --json             print the children as JSON\n";
+
+static const char tag_stem[] = "quickstart-";
+
+enum { BOOT_WAIT_SECS = 60 };
+
+static bool image_there(const char *name)
+{
+    char dir[PATH_MAX], path[PATH_MAX + 128];
+    images_dir(dir, sizeof dir);
+    snprintf(path, sizeof path, "%s/%.64s/image.json", dir, name);
+    return access(path, R_OK) == 0;
+}
+
+static int image_make(const char *name)
+{
+    static char images[] = "images", build[] = "build";
+    char copy[80];
+    if (image_there(name))
+        return 0;
+    snprintf(copy, sizeof copy, "%s", name);
+    fprintf(stderr, "making the guest image %s (once)\n", name);
+    char *argv[] = {images, build, copy, NULL};
+    return verb_images(3, argv);
+}
+
+/* A snapshot is kept as long as image and modules are the same: both are in its tag. */
+static void tag_make(const struct quickstart *q, char *tag, size_t cap)
+{
+    char dir[PATH_MAX], path[PATH_MAX + 128];
+    images_dir(dir, sizeof dir);
+    snprintf(path, sizeof path, "%s/%.64s/image.json", dir, q->image);
+    json_t *image = json_load_file(path, 0, NULL);
+    uint64_t hash = 1469598103934665603u; /* FNV-1a */
+    const char *parts[] = {json_text(image, "key"), q->image, q->modules};
+    for (size_t i = 0; i < 3; i++)
+        for (const char *c = parts[i]; *c; c++)
+            hash = (hash ^ (uint8_t)*c) * 1099511628211u;
+    json_decref(image);
+    snprintf(tag, cap, "%s%016llx", tag_stem, (unsigned long long)hash);
+}
+
+static json_t *snapshot_body(const struct quickstart *q, const char *tag)
+{
+    json_t *modules = json_array();
+    char *copy = strdup(q->modules), *save = NULL;
+    for (char *m = copy ? strtok_r(copy, ", ", &save) : NULL; m; m = strtok_r(NULL, ", ", &save))
+        json_array_append_new(modules, json_string(m));
+    free(copy);
+    return json_pack("{s:s, s:s, s:i, s:o}", "tag", tag, "image", q->image, "boot_wait_secs", BOOT_WAIT_SECS, "warmup",
+                     modules);
+}
+
+/* Deletes what earlier runs made of another image; true when this one's is there. */
+static int snapshots_sweep(struct client *client, const char *tag, bool *there, struct err *err)
+{
+    json_t *list, *one;
+    size_t i;
+    *there = false;
+    int rc = client_call(client, "GET", "/v1/snapshots", NULL, &list, err);
+    if (rc < 0)
+        return rc;
+    json_array_foreach(list, i, one)
+    {
+        const char *name = json_text(one, "tag");
+        char path[160];
+        if (strncmp(name, tag_stem, sizeof tag_stem - 1) != 0)
+            continue;
+        if (!strcmp(name, tag) && json_is_true(json_object_get(one, "bootable"))) {
+            *there = true;
+            continue;
+        }
+        snprintf(path, sizeof path, "/v1/snapshots/%s", name);
+        if (client_call(client, "DELETE", path, NULL, NULL, err) < 0)
+            rc = -err->code;
+    }
+    json_decref(list);
+    return rc;
+}
+
+static int snapshot_make(struct client *client, const struct quickstart *q, const char *tag)
+{
+    struct err err;
+    bool there;
+    int rc = snapshots_sweep(client, tag, &there, &err);
+    if (rc == 0 && there)
+        return 0;
+    char what[200];
+    snprintf(what, sizeof what, "booting a parent from %s and importing %.100s", q->image, q->modules);
+    struct progress *progress = progress_begin(what);
+    if (rc == 0)
+        rc = client_call(client, "POST", "/v1/snapshots", snapshot_body(q, tag), NULL, &err);
+    progress_end(progress, rc < 0 ? "failed" : "the template is kept");
+    if (rc == 0)
+        return 0;
+    verb_fail(&err);
+    if (client_detail(client))
+        fprintf(stderr, "%s\n", client_detail(client));
+    return EXIT_ERROR;
+}
+
+static int run_here(const struct args *args, const struct quickstart *q, bool setup_only)
+{
+    struct err err;
+    struct client *client;
+    char tag[80];
+    int status = image_make(q->image);
+    if (status)
+        return status;
+    if (client_open(args, &client, &err) < 0)
+        return verb_fail(&err);
+    tag_make(q, tag, sizeof tag);
+    status = snapshot_make(client, q, tag);
+    if (!status && !setup_only)
+        status = children_show(client, q, tag);
+    client_close(client);
+    return status;
+}
+
+/* In single quotes, for the shell. */
+static char *quoted(const char *text)
+{
+    char *out = malloc(4 * strlen(text) + 3), *put = out;
+    if (!out)
+        abort();
+    *put++ = '\'';
+    for (; *text; text++)
+        put = *text == '\'' ? stpcpy(put, "'\\''") : (*put = *text, put + 1);
+    *put++ = '\'';
+    *put = 0;
+    return out;
+}
+
+static int run_in_lab(const struct quickstart *q)
+{
+    static char env_images[] = "FORKD_IMAGES=/var/lib/forkd/images";
+    struct err err;
+    char lab[PATH_MAX], self[PATH_MAX], dir[PATH_MAX], path[PATH_MAX + 128], n[16];
+    int status = image_make(q->image);
+    if (status)
+        return status;
+    if (program_find("lab/run", lab, sizeof lab, &err) < 0)
+        return verb_fail(&err);
+    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[len > 0 ? len : 0] = 0;
+    images_dir(dir, sizeof dir);
+    snprintf(path, sizeof path, "%s/%.64s", dir, q->image);
+    own_free char *image = realpath(path, NULL), *from = quoted(image ? image : path), *forkd = quoted(self),
+                  *name = quoted(q->image), *modules = quoted(q->modules), *code = quoted(q->code),
+                  *command = quoted(q->command);
+    own_free char *setup = NULL, *run = NULL;
+    if (!image ||
+        asprintf(&setup,
+                 "mkdir -p /var/lib/forkd/images && ln -sfn %s /var/lib/forkd/images/%s && "
+                 "%s quickstart --setup-only --image %s --modules %s",
+                 from, name, forkd, name, modules) < 0 ||
+        asprintf(&run, "%s quickstart --image %s --modules %s --code %s --command %s -n %u%s", forkd, name, modules,
+                 code, command, q->n, q->json ? " --json" : "") < 0)
+        return verb_usage("the image %s cannot be found", q->image);
+    snprintf(n, sizeof n, "%u", q->n);
+    char time_flag[] = "--time", secs[] = "600", payload[] = "--payload", warm[] = "--warm", env[] = "--env";
+    char *argv[] = {lab, time_flag, secs, payload, image, env, env_images, warm, setup, run, NULL};
+    return program_run(argv);
+}
+
+static unsigned default_n(void)
+{
+    const char *n = getenv("N");
+    unsigned long value = n ? strtoul(n, NULL, 10) : 0;
+    return value >= 1 && value <= 1000 ? (unsigned)value : 10;
+}
+
+int verb_quickstart(int argc, char **argv)
+{
+    struct quickstart q = {.n = default_n(),
+                           .image = "python3",
+                           .modules = "numpy",
+                           .code = "f'numpy {numpy.__version__} draws {numpy.random.randint(10**6)}'",
+                           .command = "hostname"};
+    bool in_lab = false, setup_only = false;
+    const struct arg flags[] = {
+        {"n", 'n', ARG_NUMBER, &q.n},
+        {"image", 0, ARG_TEXT, &q.image},
+        {"modules", 0, ARG_TEXT, &q.modules},
+        {"code", 0, ARG_TEXT, &q.code},
+        {"command", 0, ARG_TEXT, &q.command},
+        {"in-lab", 0, ARG_FLAG, &in_lab},
+        {"setup-only", 0, ARG_FLAG, &setup_only},
+        {0},
+    };
+    struct args args = {.flags = flags};
+    struct probe probe = {.native = true};
+    struct err err;
+    int status;
+    if (!verb_begin(&args, argc, argv, help, &status))
+        return status;
+    if (args.count || q.n < 1 || q.n > 1000)
+        return verb_usage("forkd quickstart takes options only, and -n from 1 to 1000");
+    q.json = args.json;
+    bool inside = getenv("FORKD_IN_LAB") != NULL;
+    if (!inside && !in_lab && probe_host(&probe, &err) < 0)
+        return verb_fail(&err);
+    if (!inside && !in_lab && !probe.native)
+        fprintf(stderr, "%s; the same follows in the lab, an emulated KVM host\n", probe.reason);
+    return !inside && (in_lab || !probe.native) ? run_in_lab(&q) : run_here(&args, &q, setup_only);
+}

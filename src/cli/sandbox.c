@@ -1,0 +1,54 @@
+/* sandbox.c: see sandbox.h. */
+#include "cli/sandbox.h"
+
+#include "base/clock.h"
+#include "cli/table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *json_text(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text ? text : "";
+}
+
+static void age_text(json_int_t created, char *text, size_t cap)
+{
+    long long age = (long long)(clock_realtime_ns() / NS_PER_SEC) - created;
+    if (age < 120)
+        snprintf(text, cap, "%lld s", age < 0 ? 0 : age);
+    else if (age < 2 * 3600)
+        snprintf(text, cap, "%lld min", age / 60);
+    else if (age < 48 * 3600)
+        snprintf(text, cap, "%lld h", age / 3600);
+    else
+        snprintf(text, cap, "%lld d", age / 86400);
+}
+
+void sandboxes_print(const json_t *list)
+{
+    static const char *const headings[] = {"ID", "SNAPSHOT", ">PID", ">LIMIT MiB", ">AGE", NULL};
+    struct table *table = table_new(headings);
+    size_t i;
+    json_t *one;
+    json_array_foreach(list, i, one)
+    {
+        char pid[24], limit[24] = "-", age[24];
+        json_t *mib = json_object_get(one, "memory_limit_mib");
+        snprintf(pid, sizeof pid, "%lld", (long long)json_integer_value(json_object_get(one, "pid")));
+        if (json_is_integer(mib))
+            snprintf(limit, sizeof limit, "%lld", (long long)json_integer_value(mib));
+        age_text(json_integer_value(json_object_get(one, "created_at_unix")), age, sizeof age);
+        const char *cells[] = {json_text(one, "id"), json_text(one, "snapshot_tag"), pid, limit, age};
+        table_row(table, cells);
+    }
+    table_print(table);
+}
+
+int sandbox_delete(struct client *client, const char *id, struct err *err)
+{
+    char path[256];
+    snprintf(path, sizeof path, "/v1/sandboxes/%.200s", id);
+    return client_call(client, "DELETE", path, NULL, NULL, err);
+}
