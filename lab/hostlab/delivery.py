@@ -19,8 +19,8 @@ from . import cache
 from .image import SQUASHFS_FAST
 from .say import LabError, progress
 
-LEFT_OUT_DIRS = {".git", "__pycache__", "node_modules", ".cache"}
-LEFT_OUT_SUFFIXES = (".o", ".a", ".pyc", ".gch", ".gcno")
+LEFT_OUT_DIRS = {".git", "__pycache__", "node_modules", ".cache", "meson-logs"}
+LEFT_OUT_SUFFIXES = (".o", ".a", ".pyc", ".gch", ".gcno", ".gcda", ".ninja_log", ".ninja_deps")
 TREES_KEPT = 6
 PAYLOADS_KEPT = 6
 LARGE = 64 << 20
