@@ -136,7 +136,7 @@ class OverTime(Case):
         self.agent.eval("kept = 1")
         for loop in ("while True: pass", "import time; time.sleep(1000)",
                      "import subprocess; subprocess.run(['sleep', '1000'])"):
-            a = self.agent.eval("print('before')\n" + loop, 500)
+            a = self.agent.eval("print('before')\n" + loop, 1000)
             self.assertEqual((a.code, a.timed_out, a.stdout), (124, 1, b"before\n"))
             self.assertIn("KeyboardInterrupt", a.error)
             self.assertNotIn("forkd-warm", a.error)
@@ -144,7 +144,7 @@ class OverTime(Case):
 
     def test_one_that_does_not_yield_is_killed_and_the_answer_says_so(self):
         a = self.agent.eval("gone = 1\nprint('before')\nimport signal\n"
-                            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nwhile True: pass", 300)
+                            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\nwhile True: pass", 1000)
         self.assertEqual((a.code, a.timed_out, a.stdout), (124, 1, b"before\n"))
         self.assertIn("was killed", a.error)
         self.assertIn("NameError", self.agent.eval("gone").error)

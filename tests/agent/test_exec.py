@@ -154,8 +154,8 @@ class Output(Case):
             self.assertEqual(c.frame(), (STDOUT, b"two\n"))
 
 
-class LeftBehind(Case):
-    """Children in the background, and clients that go away."""
+class Places(Case):
+    """Commands that say something through files."""
 
     def setUp(self):
         self.tmp = tempfile.TemporaryDirectory()
@@ -181,6 +181,10 @@ class LeftBehind(Case):
         """Writes a line once there is a reader."""
         with open_gate(path) as f:
             f.write("go\n")
+
+
+class LeftBehind(Places):
+    """Children in the background, and clients that go away."""
 
     def test_a_child_that_holds_the_pipes_holds_up_nothing(self):
         a = self.agent.sh("sleep 1000 & echo $!")
@@ -219,14 +223,14 @@ class LeftBehind(Case):
 
     def test_the_time_limit_holds_after_a_hang_up(self):
         with Conn(self.agent.path) as c:
-            c.send(exec_frame(["sh", "-c", "echo $$ > %s; sleep 1000" % self.path("pid")], timeout_ms=1000))
+            c.send(exec_frame(["sh", "-c", "echo $$ > %s; sleep 1000" % self.path("pid")], timeout_ms=3000))
             pid = self.pid_in("pid")
         wait_until(lambda: not is_alive(pid), "it is killed")
 
 
-class OverTime(LeftBehind):
+class OverTime(Places):
     def test_what_it_printed_till_then_comes_with_124(self):
-        a = self.agent.sh("echo before; echo too >&2; sleep 1000", timeout_ms=300)
+        a = self.agent.sh("echo before; echo too >&2; sleep 1000", timeout_ms=2000)
         self.assertEqual((a.how, a.code, a.stdout, a.stderr), (TIMED_OUT, 124, b"before\n", b"too\n"))
         self.assertIn("time limit", a.reason)
 
@@ -235,13 +239,13 @@ class OverTime(LeftBehind):
         self.assertEqual((a.how, a.code), (EXITED, 3))
 
     def test_a_command_that_ignores_signals_is_killed_all_the_same(self):
-        a = self.agent.sh("trap '' TERM INT HUP; echo up; while :; do sleep 1; done", timeout_ms=500)
+        a = self.agent.sh("trap '' TERM INT HUP; echo up; while :; do sleep 1; done", timeout_ms=2000)
         self.assertEqual((a.how, a.stdout), (TIMED_OUT, b"up\n"))
 
     def killed(self, shell):
         """Runs a command that outlives its time; the process it names must be gone with it."""
         with Conn(self.agent.path) as c:
-            c.send(exec_frame(["sh", "-c", shell.replace("PID", self.path("pid"))], timeout_ms=2000))
+            c.send(exec_frame(["sh", "-c", shell.replace("PID", self.path("pid"))], timeout_ms=3000))
             pid = self.pid_in("pid")
             self.assertTrue(is_alive(pid))
             self.assertEqual(c.answer().code, 124)

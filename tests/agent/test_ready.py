@@ -19,13 +19,13 @@ class Ready(Case):
             self.assertEqual(c.answer().code, 0)
 
     def test_over_time_says_what_the_last_run_said(self):
-        a = self.agent.ask(ready_frame("echo starting >&2; echo no port yet >&2; exit 1", 300))
+        a = self.agent.ask(ready_frame("echo starting >&2; echo no port yet >&2; exit 1", 2000))
         self.assertEqual((a.how, a.code), (TIMED_OUT, 124))
         self.assertIn("no port yet", a.reason)
 
     def test_a_run_that_hangs_is_killed_when_the_time_is_over(self):
         pid = os.path.join(self.agent.root, "pid")
-        a = self.agent.ask(ready_frame("echo $$ > %s; exec sleep 1000" % pid, 500))
+        a = self.agent.ask(ready_frame("echo $$ > %s; exec sleep 1000" % pid, 2000))
         self.assertEqual(a.how, TIMED_OUT)
         wait_until(lambda: not is_alive(int(self.agent.file("pid"))), "it is killed")
 
