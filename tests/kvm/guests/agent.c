@@ -25,9 +25,9 @@ static struct work {
     struct command command;
 } works[CONN_MAX];
 
-static bool warm;
+static HOT bool warm;
 /* How the guest ends, when the peer has taken in the answer to who asked for it, or not in time. */
-static struct {
+static HOT struct {
     void (*act)(void);
     struct conn *conn;
     uint64_t at;

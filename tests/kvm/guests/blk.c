@@ -6,9 +6,9 @@
 
 #include <stddef.h>
 
-static struct virtio dev;
-static struct vq queue;
-static bool found;
+static HOT struct virtio dev;
+static HOT struct vq queue;
+static HOT bool found;
 static uint64_t data[BLK_SLOTS][BLK_BLOCK / 8] __attribute__((aligned(4096)));
 static struct blk_slot slots[BLK_SLOTS];
 static struct {

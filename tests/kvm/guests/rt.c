@@ -22,7 +22,7 @@ enum {
     ICR_ALL_OTHERS = 3 << 18,
 };
 
-enum { TRAMPOLINE = 0x30000, PAGE_OPEN = 7, PAGE_LARGE = 0x80 };
+enum { TRAMPOLINE = 0x30000, PAGE_OPEN = 0x27, PAGE_LARGE = 0xc0 };
 
 #define GIB (UINT64_C(1) << 30)
 

@@ -26,6 +26,9 @@ enum gate { GATE_WAIT, GATE_WRMSR, GATE_RDMSR, GATE_STOP, GATE_CRASH };
 
 enum { MSR_TSC_DEADLINE = 0x6e0 };
 
+/* Data that every life of the guest writes: kept together. */
+#define HOT __attribute__((section(".bss.hot")))
+
 extern volatile uint32_t irq_count[256]; /* interrupts taken, by vector */
 extern volatile uint32_t irq_any;        /* and all together */
 extern volatile uint32_t cpus_started;

@@ -17,7 +17,7 @@
 
 #include <string.h>
 
-struct identity identity;
+HOT struct identity identity;
 
 static bool word_is(const struct command *cmd, unsigned i, const char *what)
 {

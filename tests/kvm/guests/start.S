@@ -20,6 +20,9 @@
 #define IO_BITMAP (0x610 / 8)
 #define TSS_SIZE 512
 
+#define OPEN 0x27                           /* accessed, user, writable, present */
+#define OPEN_PAGE 0xe7                      /* and dirty, 2 MiB */
+
     .code64
     .text
     .globl guest_start
@@ -248,40 +251,44 @@ tss:
     cpu = cpu + 1
     .endr
 
-/* Identity, open to CPL 3: the first GiB and the one of the devices. What lies above comes from memory_map(). */
+/* Identity, open to CPL 3: the first GiB and the one of the devices. What lies above comes from memory_map().
+ * Accessed and dirty are set, or each fork would have its own copies of these pages for the sake of the bits. */
     .balign 4096
     .globl pml4, pdpt
 pml4:
-    .quad pdpt + 7
+    .quad pdpt + OPEN
     .fill 511, 8, 0
 pdpt:
-    .quad pd_low + 7, 0, 0, pd_devices + 7
+    .quad pd_low + OPEN, 0, 0, pd_devices + OPEN
     .fill 508, 8, 0
 pd_low:
     page = 0
     .rept 512
-    .quad page + 0x87
+    .quad page + OPEN_PAGE
     page = page + 0x200000
     .endr
 pd_devices:
     page = 0xc0000000
     .rept 512
-    .quad page + 0x87
+    .quad page + OPEN_PAGE
     page = page + 0x200000
     .endr
 
-    .bss
+/* What every fork writes comes first and together: each page costs a fork a copy and a fault. */
+    .section .bss.hot, "aw", @nobits
     .balign 4096
     .globl idt, irq_count, irq_any
-idt:
-    .skip 4096
 irq_count:
     .skip 1024
 irq_any:
     .skip 64
-    .balign 16
 kstacks:
     .skip CPUS * KSTACK
+
+    .bss
+    .balign 4096
+idt:
+    .skip 4096
     .balign 4096
 stacks:
     .skip CPUS * STACK

@@ -17,7 +17,7 @@ struct virtio {
     uint32_t irqs_acked;
 };
 
-/* One queue. The three parts lie in one page each so that a fork's copies are few. */
+/* One queue. */
 struct vq {
     struct {
         uint64_t addr;
@@ -35,7 +35,7 @@ struct vq {
     } used __attribute__((aligned(4)));
     struct virtio *dev;
     uint16_t index, seen;
-} __attribute__((aligned(4096)));
+} __attribute__((aligned(16)));
 
 /* The first device of this kind on the board, reset, acknowledged, with VIRTIO_F_VERSION_1 and its interrupt
  * routed; false if there is none. virtio_go() follows when the queues are set. */

@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum { RX, TX, EVENT };
-enum { BUFFER = 4096, EVENTS = 4, HOST_CID = 2, TYPE_STREAM = 1, DOORBELL_FROM = 1024 };
+enum { BUFFER = 4096, RX_BUFFER = 1024, EVENTS = 4, HOST_CID = 2, TYPE_STREAM = 1, DOORBELL_FROM = 1024 };
 
 enum op { OP_REQUEST = 1, OP_RESPONSE, OP_RST, OP_SHUTDOWN, OP_RW, OP_CREDIT_UPDATE, OP_CREDIT_REQUEST };
 enum { SHUT_RECEIVE = 1, SHUT_SEND = 2 };
@@ -22,23 +22,24 @@ struct packet {
 _Static_assert(sizeof(struct packet) == BUFFER, "a packet is a page");
 
 struct conn conns[CONN_MAX];
-uint64_t conns_used;
-uint32_t vsock_resets;
+HOT uint64_t conns_used;
+HOT uint32_t vsock_resets;
 
-static struct virtio dev;
-static struct vq queue[3];
-static struct packet rx[VQ_SIZE] __attribute__((aligned(4096)));
+static HOT struct virtio dev;
+static HOT struct vq queue[3];
+/* Small ones, so that a few packets touch few pages. */
+static uint8_t rx[VQ_SIZE][RX_BUFFER] __attribute__((aligned(4096)));
 static struct packet tx[VQ_SIZE] __attribute__((aligned(4096)));
-static uint32_t events[EVENTS];
-static uint32_t tx_free; /* buffers, one bit each */
-static bool tx_added;
-static uint64_t cid;
-static uint32_t port;
+static HOT uint32_t events[EVENTS];
+static HOT uint32_t tx_free; /* buffers, one bit each */
+static HOT bool tx_added;
+static HOT uint64_t cid;
+static HOT uint32_t port;
 /* Resets owed to strangers: a peer that is refused while there is no free buffer simply waits. */
-static struct {
+static HOT struct {
     uint32_t from, to;
 } refuse[VQ_SIZE];
-static unsigned refusals;
+static HOT unsigned refusals;
 
 static struct packet *tx_begin(uint32_t from, uint32_t to, enum op op)
 {
@@ -158,7 +159,7 @@ static void request_take(const struct packet *p)
 
 static void data_take(struct conn *c, const struct packet *p)
 {
-    uint32_t len = p->len <= sizeof p->data ? p->len : sizeof p->data;
+    uint32_t len = p->len <= RX_BUFFER - 44 ? p->len : RX_BUFFER - 44;
     if (c->state != CONN_OPEN || len > CONN_IN - c->in_len)
         len = 0;
     memcpy(c->in + c->in_len, p->data, len);
@@ -208,13 +209,13 @@ static void packet_take(const struct packet *p)
 /* Buffers go back in batches, as Linux gives them: a notification is an exit. */
 static bool rx_poll(void)
 {
-    static unsigned given;
+    static HOT unsigned given;
     uint16_t i;
     uint32_t len;
     bool any = false;
     while (vq_take(&queue[RX], &i, &len)) {
         if (i < VQ_SIZE && len >= 44)
-            packet_take(&rx[i]);
+            packet_take((const struct packet *)rx[i]);
         vq_add(&queue[RX], i % VQ_SIZE);
         given++;
         any = true;
@@ -324,8 +325,8 @@ bool vsock_start(uint32_t listen_port, uint32_t doorbell_port)
     cid = virtio_config32(&dev, 0);
     tx_free = UINT32_MAX;
     for (uint16_t i = 0; i < VQ_SIZE; i++) {
-        queue[RX].desc[i].addr = (uintptr_t)&rx[i];
-        queue[RX].desc[i].len = BUFFER;
+        queue[RX].desc[i].addr = (uintptr_t)rx[i];
+        queue[RX].desc[i].len = RX_BUFFER;
         queue[RX].desc[i].flags = VQ_WRITE;
         vq_add(&queue[RX], i);
     }
