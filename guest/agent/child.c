@@ -157,3 +157,9 @@ void child_kill_tree(pid_t leader, const char *mark)
         kill(leader, SIGKILL);
     kill(-leader, SIGKILL);
 }
+
+const char *child_signal_name(int number)
+{
+    const char *name = sigdescr_np(number);
+    return name ? name : "a real-time signal";
+}

@@ -26,4 +26,7 @@ void child_watch(struct agent *agent, struct child *child, pid_t pid);
  * must not have been reaped. */
 void child_kill_tree(pid_t leader, const char *mark);
 
+/* What a signal is called: "Killed". Never NULL. */
+const char *child_signal_name(int number);
+
 #endif

@@ -100,8 +100,7 @@ static struct agent_exit command_outcome(const struct command *c, int status, ch
     } else if (WIFSIGNALED(status)) {
         exit.kind = AGENT_SIGNALLED;
         exit.code = -WTERMSIG(status);
-        const char *name = sigdescr_np(WTERMSIG(status));
-        snprintf(reason, cap, "killed by signal %d (%s)", WTERMSIG(status), name ? name : "no name");
+        snprintf(reason, cap, "killed by signal %d (%s)", WTERMSIG(status), child_signal_name(WTERMSIG(status)));
     }
     exit.reason = agent_text_of(reason);
     exit.stdout_total = c->total[0];

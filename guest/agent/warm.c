@@ -339,7 +339,7 @@ static void warm_explain_end(const struct warm *w, int status, char *why, size_t
         snprintf(why, cap,
                  "the interpreter was ended by signal %d (%s): what it held is lost, the next request "
                  "starts a new one",
-                 WTERMSIG(status), sigdescr_np(WTERMSIG(status)));
+                 WTERMSIG(status), child_signal_name(WTERMSIG(status)));
     else
         snprintf(why, cap,
                  "the interpreter ended with exit status %d: what it held is lost, the next request starts "
@@ -508,9 +508,10 @@ static void warm_repeated(struct warm_job *job, const struct warm_answer *answer
     struct warm *w = list_entry(job, struct warm, repeat);
     struct agent_outcome m;
     buf_free(&job->request);
-    /* What cannot be repeated is not tried before each job again. */
-    if (!answer->frame || agent_unpack_outcome(answer->frame, AGENT_WARMED, &m, NULL) < 0 || !m.ok)
-        buf_free(&w->last_warm);
+    if (answer->frame && agent_unpack_outcome(answer->frame, AGENT_WARMED, &m, NULL) == 0 && m.ok)
+        return;
+    buf_free(&w->last_warm); /* what cannot be repeated is not tried before each job again */
+    w->repeat_due = false;
 }
 
 int warm_submit(struct warm *w, struct warm_job *job, struct err *err)
@@ -544,6 +545,7 @@ static void warm_reseed_late(struct loop_timer *timer)
     struct err err = {0};
     err_say(&err, ETIMEDOUT, "the warm interpreter did not reseed within %llu s: it is in a call that does not return",
             (unsigned long long)(RESEED_WAIT_NS / NS_PER_SEC));
+    warm_kill(w); /* it is a clone, and a late answer of it must not be taken for one to a later identity */
     warm_reseed_over(w, &err);
 }
 

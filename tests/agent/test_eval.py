@@ -271,6 +271,22 @@ class Warm(Case):
 
 
 class WarmFails(Case):
+    def test_what_cannot_be_repeated_is_given_up(self):
+        """A warm-up that worked once and ends the interpreter when it is repeated."""
+        agent = Agent(Case.program, "--python", sys.executable)
+        self.addCleanup(agent.close)
+        path = os.path.join(agent.root, "once")
+        a = agent.ask(warm_frame([], "import os\nif os.path.exists(%r): os._exit(9)\nopen(%r, 'w').close()" %
+                                 (path, path)))
+        self.assertEqual(a.ok, 1)
+        agent.eval("os._exit(1)")
+        for _ in range(2):
+            self.assertEqual(agent.eval("1").result, "1")
+        self.assertEqual(agent.ask(frame(PING)).ready, 0)
+        self.assertEqual(agent.ask(warm_frame(["json"])).ok, 1)
+        agent.eval("import os; os._exit(1)")
+        self.assertEqual(agent.eval("json.dumps(1)").result, "'1'")
+
     def test_a_module_that_is_not_there_is_named(self):
         a = self.agent.ask(warm_frame(["no_such_module"]))
         self.assertEqual(a.ok, 0)
