@@ -17,17 +17,19 @@ static void must(bool ok)
         abort();
 }
 
+/* A page that nobody may touch stands on either side of RAM: an access beside it ends the test. */
 void driver_init(struct driver *d, uint64_t ram)
 {
     memset(d, 0, sizeof *d);
-    void *base = mmap(NULL, ram, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    must(base != MAP_FAILED && gmem_init(&d->gmem, base, ram, NULL) == 0);
+    uint8_t *at = mmap(NULL, ram + 2 * GMEM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    must(at != MAP_FAILED && mprotect(at + GMEM_PAGE, ram, PROT_READ | PROT_WRITE) == 0);
+    must(gmem_init(&d->gmem, at + GMEM_PAGE, ram, NULL) == 0);
     d->heap = GMEM_PAGE;
 }
 
 void driver_destroy(struct driver *d)
 {
-    munmap(d->gmem.base, d->gmem.size);
+    munmap(d->gmem.base - GMEM_PAGE, d->gmem.size + 2 * GMEM_PAGE);
     gmem_destroy(&d->gmem);
 }
 
