@@ -5,7 +5,8 @@
  * SECCOMP: ioctl[a1 in KVM_CREATE_VCPU KVM_GET_VCPU_MMAP_SIZE] - its CPUs
  * SECCOMP: ioctl[a1 in KVM_SIGNAL_MSI KVM_IOEVENTFD KVM_IRQFD KVM_SET_GSI_ROUTING] - interrupts and doorbells
  * SECCOMP: ioctl[a1 in KVM_GET_DIRTY_LOG KVM_CLEAR_DIRTY_LOG] - what the guest wrote, for branches
- * SECCOMP: ioctl[a1 in KVM_GET_CLOCK KVM_SET_CLOCK KVM_KVMCLOCK_CTRL] - the guest's clock stands still while it is saved
+ * SECCOMP: ioctl[a1 in KVM_GET_CLOCK KVM_SET_CLOCK KVM_KVMCLOCK_CTRL] - the guest's clock stands still while it is
+ * saved
  */
 #include "sys/kvm.h"
 
@@ -32,7 +33,6 @@ static const struct {
     {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
     {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"},
     {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
-    {KVM_CAP_XCRS, "KVM_CAP_XCRS"},
     {KVM_CAP_TSC_DEADLINE_TIMER, "KVM_CAP_TSC_DEADLINE_TIMER"},
     {KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ"},
     {KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK"},
