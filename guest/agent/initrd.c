@@ -112,7 +112,7 @@ static void wanted_take(const char *word, const char *key, char value[VALUE_MAX]
 {
     size_t len = strlen(key);
     if (strncmp(word, key, len) == 0 && strlen(word + len) < VALUE_MAX && word[len])
-        strcpy(value, word + len);
+        snprintf(value, VALUE_MAX, "%s", word + len);
 }
 
 static struct wanted wanted_read(void)

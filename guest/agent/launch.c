@@ -15,9 +15,8 @@
 static int program_find(const char *name, char *const *env, int cwd, char *path, size_t cap, struct err *err)
 {
     if (strchr(name, '/')) {
-        if (strlen(name) >= cap)
+        if ((size_t)snprintf(path, cap, "%s", name) >= cap)
             return err_say(err, ENAMETOOLONG, "%.64s...: the name is too long", name);
-        strcpy(path, name);
         return 0;
     }
     const char *dirs = strv_env_get(env, "PATH");

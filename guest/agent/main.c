@@ -103,9 +103,10 @@ static int listen_vsock(unsigned port, struct err *err)
 static int listen_unix(const char *path, struct err *err)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof addr.sun_path)
+    size_t len = strlen(path);
+    if (len >= sizeof addr.sun_path)
         return err_say(err, ENAMETOOLONG, "%s: the path is too long for a socket", path);
-    strcpy(addr.sun_path, path);
+    memcpy(addr.sun_path, path, len);
     return listen_at((struct sockaddr *)&addr, sizeof addr, err);
 }
 
