@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import unittest
 
 VERSION = 1
@@ -282,7 +283,38 @@ class Case(unittest.TestCase):
         self.assertEqual(self.agent.ask(frame(PING)).kind, PONG)
 
 
+class Tap(unittest.TestResult):
+    """Test Anything Protocol on stdout as the tests run, tracebacks on stderr."""
+
+    def line(self, word, test, more=""):
+        name = getattr(test, "_testMethodName", None) or str(test)
+        print("%s %d - %s%s" % (word, self.testsRun or 1, name.removeprefix("test_").replace("_", " "), more), flush=True)
+
+    def addSuccess(self, test):
+        self.line("ok", test)
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self.line("ok", test, " # SKIP " + reason)
+
+    def failed(self, test, error):
+        self.line("not ok", test)
+        traceback.print_exception(*error)
+
+    def addFailure(self, test, error):
+        super().addFailure(test, error)
+        self.failed(test, error)
+
+    def addError(self, test, error):
+        super().addError(test, error)
+        self.failed(test, error)
+
+
 def main():
-    """Runs the tests of the calling file: FILE AGENT [unittest's arguments]."""
+    """Runs the tests of the calling file: FILE AGENT [MORE THE FILE TAKES] [TEST...]."""
     Case.program = os.path.abspath(sys.argv.pop(1))
-    unittest.main(module="__main__", verbosity=2)
+    loader, module = unittest.TestLoader(), sys.modules["__main__"]
+    tests = loader.loadTestsFromNames(sys.argv[1:], module) if sys.argv[1:] else loader.loadTestsFromModule(module)
+    result = tests.run(Tap())
+    print("1..%d" % result.testsRun)
+    sys.exit(not result.wasSuccessful())
