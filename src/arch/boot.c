@@ -181,7 +181,7 @@ static int bzimage_load(struct gmem *gmem, const struct file *file, struct kerne
 
 static int kernel_load(struct gmem *gmem, const struct boot_config *config, struct kernel *kernel, struct err *err)
 {
-    struct file file;
+    struct file file = {0};
     unsigned char magic[SELFMAG];
     struct setup_header header;
     int rc = file_stat(&file, config->kernel_fd, config->kernel_path, err);
@@ -200,7 +200,7 @@ static int kernel_load(struct gmem *gmem, const struct boot_config *config, stru
 static int initrd_load(struct gmem *gmem, const struct boot_config *config, const struct kernel *kernel,
                        struct setup_header *header, struct err *err)
 {
-    struct file file;
+    struct file file = {0};
     if (config->initrd_fd < 0)
         return 0;
     int rc = file_stat(&file, config->initrd_fd, config->initrd_path, err);
@@ -279,7 +279,7 @@ static const uint64_t gdt[] = {
 
 int boot_load(struct gmem *gmem, const struct boot_config *config, struct boot_entry *entry, struct err *err)
 {
-    struct kernel kernel;
+    struct kernel kernel = {0};
     struct boot_params params = {0};
     uint64_t rsdp;
     int rc = acpi_build(gmem, config->board, &rsdp, err);

@@ -185,7 +185,7 @@ int agent_ping(const struct rundir *run, const char *id, json_t **answer, struct
     agent_pack_empty(&request, AGENT_PING);
     own_talk struct talk talk = {.fd = -1};
     struct agent_frame frame;
-    struct agent_pong pong;
+    struct agent_pong pong = {0};
     int rc = ask_once(&talk, run, id, PING_SECS, &request, &frame, err);
     if (rc == 0)
         rc = agent_unpack_pong(&frame, &pong, err);
@@ -316,7 +316,7 @@ int agent_eval(const struct rundir *run, const char *id, const struct rest_eval 
     agent_pack_eval(&request, &m);
     own_talk struct talk talk = {.fd = -1};
     struct agent_frame frame;
-    struct agent_evaluated e;
+    struct agent_evaluated e = {0};
     int rc = ask_once(&talk, run, id, rq->timeout_secs + GRACE_SECS, &request, &frame, err);
     if (rc == 0)
         rc = agent_unpack_evaluated(&frame, &e, err);

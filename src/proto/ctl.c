@@ -223,7 +223,7 @@ int ctl_send(int sock, const struct ctl_message *m, struct err *err)
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int) * CTL_FDS)];
     } control = {0};
-    int fds[CTL_FDS];
+    int fds[CTL_FDS] = {0};
     unsigned count = 0;
     uint32_t mask = 0;
     for (int i = 0; i < CTL_FDS; i++) {
@@ -317,7 +317,7 @@ int ctl_recv(int sock, struct ctl_message *m, struct err *err)
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return err_set(err, errno, "receive a control message");
-    int fds[CTL_FDS];
+    int fds[CTL_FDS] = {0};
     unsigned count = take_fds(&msg, fds, CTL_FDS);
     if (n == 0 && count == 0)
         return 0;

@@ -271,7 +271,7 @@ static int read_exec(struct rest_exec *rq, struct err *err)
     if (!args || (json_is_array(args) && json_array_size(args) == 0))
         return err_say(err, EINVAL, "args must hold at least the program's name");
     int rc = take_strings(args, "args", &rq->args, err);
-    if (rc == 0 && !*rq->args[0])
+    if (rc == 0 && !*rq->args[0]) /* NOLINT(clang-analyzer-core.NullDereference): there is one, the list is not empty */
         rc = err_say(err, EINVAL, "the program's name in args is empty");
     if (rc == 0)
         rc = take_env(rq, err);

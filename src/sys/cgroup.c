@@ -59,7 +59,7 @@ static int mount_open(struct err *err)
     struct mntent entry;
     char strings[4096];
     while (getmntent_r(mounts, &entry, strings, sizeof strings)) {
-        if (strcmp(entry.mnt_type, "cgroup2"))
+        if (strcmp(entry.mnt_type, "cgroup2") != 0)
             continue;
         int fd = open(entry.mnt_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         return fd < 0 ? err_set(err, errno, "open %s", entry.mnt_dir) : fd;

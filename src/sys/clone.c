@@ -80,7 +80,7 @@ static pid_t fork_slowly(const struct clone_spec *spec, int *pidfd, struct err *
         collect(pid);
         return rc;
     }
-    if (spec->want_pidfd)
+    if (pidfd)
         *pidfd = steal_fd(&handle);
     return pid;
 }
@@ -113,7 +113,7 @@ pid_t clone_fork(const struct clone_spec *spec, int *pidfd, struct err *err)
         return fork_slowly(spec, pidfd, err);
     if (pid < 0)
         return err_set(err, errno, "clone3");
-    if (pid > 0 && spec->want_pidfd)
+    if (pid > 0 && pidfd)
         *pidfd = handle;
     return pid;
 }

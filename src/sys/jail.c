@@ -219,10 +219,9 @@ int jail_enter(const struct jail_spec *spec, struct jail_report *report, struct 
     if (has_root)
         rc = enter_proc(spec, NULL);
     report->skipped[JAIL_PROC] = -rc;
-    if (has_root && (rc = close_root(err)) < 0)
-        return err_wrap(err, "jail");
-
-    rc = enter_identity(spec, err);
+    rc = has_root ? close_root(err) : 0;
+    if (rc == 0)
+        rc = enter_identity(spec, err);
     if (rc == 0)
         rc = enter_dumpable(err);
     return rc < 0 ? err_wrap(err, "jail") : 0;

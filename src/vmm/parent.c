@@ -23,7 +23,7 @@ static void make_template(struct parent *parent, uint32_t request)
 {
     struct err err = {0};
     struct ctl_message reply;
-    struct image image;
+    struct image image = {0};
     own_fd int state_fd = -1;
     ctl_message_init(&reply, CTL_IMAGE, request);
 
