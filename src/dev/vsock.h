@@ -74,7 +74,7 @@ void vsock_init(struct vsock *vsock, struct gmem *gmem);
 /* `listen_fd` is a listening Unix stream socket, non-blocking; it stays the caller's, and open until
  * vsock_detach(). -1: nobody can connect. */
 int vsock_attach(struct vsock *vsock, struct loop *loop, int listen_fd, struct err *err);
-/* Closes all connections. */
+/* Closes all connections; when it is attached again the guest is told first, as after a fork. */
 void vsock_detach(struct vsock *vsock);
 
 #endif

@@ -435,13 +435,14 @@ static int flatten_blocks(struct disk *disk, uint8_t *buf)
 
 int disk_flatten(struct disk *disk, struct err *err)
 {
-    own_free uint8_t *buf = malloc(FLATTEN_BLOCKS * DISK_BLOCK);
     if (disk->private_layer < 0)
         return err_say(err, EINVAL, "the disk has no private layer to flatten into");
+    uint8_t *buf = malloc((size_t)FLATTEN_BLOCKS * DISK_BLOCK);
     if (!buf)
         return err_set(err, ENOMEM, "flatten a disk");
     /* A failure half-way leaves some blocks in the private layer, equal to those they were copied from. */
     int rc = flatten_blocks(disk, buf);
+    free(buf);
     if (rc < 0)
         return err_set(err, -rc, "copy the blocks of %u layers into one", disk->layers);
 
