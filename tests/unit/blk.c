@@ -555,6 +555,30 @@ static void a_full_disk_stalls_and_the_request_is_done_again(void **state)
     }
 }
 
+static void a_worker_that_cannot_be_started_is_a_stall(void **state)
+{
+    struct host *h = host_new(false);
+    pthread_attr_t was, huge;
+    uint16_t head;
+    uint32_t len;
+    assert_int_equal(pthread_getattr_default_np(&was), 0);
+    assert_int_equal(pthread_getattr_default_np(&huge), 0);
+    assert_int_equal(pthread_attr_setstacksize(&huge, (size_t)1 << 47), 0); /* more than can be mapped */
+    assert_int_equal(pthread_setattr_default_np(&huge), 0);
+    struct request r = submit(h, IN, 0, BLK_BLOCK, NULL);
+    while (!h->stalls)
+        assert_true(driver_step(&h->d, &h->loop, PATIENCE_MS));
+    assert_int_equal(h->stall_code, EAGAIN);
+    assert_false(driver_take(&h->d, 0, &head, &len));
+    assert_int_equal(pthread_setattr_default_np(&was), 0);
+    blk_retry(&h->blk);
+    await(h, r.head);
+    assert_int_equal(status_of(h, r), OK);
+    pthread_attr_destroy(&was);
+    pthread_attr_destroy(&huge);
+    host_end(h);
+}
+
 static void *open_gate(void *arg)
 {
     gate_set(arg, false);
@@ -640,6 +664,7 @@ int main(void)
         cmocka_unit_test(a_fork_of_a_fork_does_them_again),
         cmocka_unit_test(a_detached_device_keeps_its_requests),
         cmocka_unit_test(a_full_disk_stalls_and_the_request_is_done_again),
+        cmocka_unit_test(a_worker_that_cannot_be_started_is_a_stall),
         cmocka_unit_test(a_reset_waits_for_the_worker_and_forgets_the_rest),
         cmocka_unit_test(a_reset_ends_a_stall),
         cmocka_unit_test(malformed_state_is_refused),

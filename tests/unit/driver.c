@@ -210,13 +210,13 @@ bool driver_step(struct driver *d, struct loop *loop, int timeout_ms)
 {
     struct pollfd p = {.fd = loop->epoll_fd, .events = POLLIN};
     driver_serve(d);
-    if (poll(&p, 1, timeout_ms) <= 0)
-        return false;
+    bool came = poll(&p, 1, timeout_ms) > 0;
     struct once once = {.timer.fn = once_stop, .loop = loop};
     loop_timer_set(loop, &once.timer, 0);
     must(loop_run(loop, NULL) == 0);
+    loop_timer_clear(&once.timer); /* a source may have stopped the loop */
     driver_serve(d);
-    return true;
+    return came;
 }
 
 void driver_settle(struct driver *d, struct loop *loop)

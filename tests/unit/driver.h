@@ -65,7 +65,8 @@ uint16_t driver_add(struct driver *d, unsigned queue, const struct driver_buf *b
 void driver_kick(struct driver *d, unsigned queue);
 /* Serves as long as the device asks for it. */
 void driver_serve(struct driver *d);
-/* Serves, then waits up to `timeout_ms` for something in the loop and delivers it; false if nothing came. */
+/* Serves, waits up to `timeout_ms` for something in the loop, delivers it and the timers that are due; false if
+ * nothing but timers came. */
 bool driver_step(struct driver *d, struct loop *loop, int timeout_ms);
 /* Steps until nothing is ready; a loop that never comes to rest aborts. */
 void driver_settle(struct driver *d, struct loop *loop);

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -441,6 +443,30 @@ static void connections_are_bounded(void **state)
     life_end(l);
 }
 
+/* The host has no descriptor left: the client waits in the backlog, the loop rests, and later it is accepted. */
+static void a_client_that_cannot_be_accepted_yet_is_accepted_later(void **state)
+{
+    struct life *l = life_new();
+    struct rlimit was, none;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    none = was;
+    none.rlim_cur = (rlim_t)fd + 1; /* it took the lowest number that was free */
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    strcpy(addr.sun_path, l->path);
+    assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), 0);
+    life_settle(l);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_int_equal(l->vsock.conn_count, 0);
+    assert_true(l->vsock.listener.fd < 0);
+    for (int i = 0; i < 2000 && !l->vsock.conn_count; i++)
+        driver_step(&l->d, &l->loop, 10);
+    assert_int_equal(l->vsock.conn_count, 1);
+    close(fd);
+    life_end(l);
+}
+
 static void a_driver_that_resets_ends_all_connections(void **state)
 {
     struct life *l = life_new();
@@ -541,6 +567,7 @@ int main(void)
         cmocka_unit_test(strangers_packets_are_refused_or_dropped),
         cmocka_unit_test(refusals_are_bounded_and_the_ring_waits),
         cmocka_unit_test(connections_are_bounded),
+        cmocka_unit_test(a_client_that_cannot_be_accepted_yet_is_accepted_later),
         cmocka_unit_test(a_driver_that_resets_ends_all_connections),
         cmocka_unit_test(malformed_packets_break_this_device),
         cmocka_unit_test(malformed_receive_buffers_break_this_device),
