@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -35,7 +36,7 @@ static inline void check_kvm(void)
     const char *why = rig_unusable();
     if (!why)
         return;
-    printf("SKIP %s\n", why);
+    printf("SKIP %s: %s\n", program_invocation_short_name, why);
     exit(CHECK_SKIP);
 }
 

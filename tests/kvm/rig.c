@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,9 +164,55 @@ static void loop_close(struct rig *rig)
     loop_destroy(&rig->loop);
 }
 
+static int memfd_of(const char *name, uint64_t bytes, struct err *err)
+{
+    own_fd int fd = memfd_create(name, MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+        return err_set(err, errno, "make a file of %llu bytes in memory", (unsigned long long)bytes);
+    return steal_fd(&fd);
+}
+
+static int fd_copy(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
+/* The same file, for reading only. */
+static int fd_reader(int fd)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* The layers of all lives before, frozen, and a private one for this. */
+static int disk_open(struct rig *rig, struct err *err)
+{
+    if (!rig->m->config.disk)
+        return 0;
+    if (rig->layers == RIG_LIVES_MAX)
+        return err_say(err, E2BIG, "a rig with a disk has %d lives at most", RIG_LIVES_MAX);
+    int rc = disk_open_base(&rig->m->disk, fd_reader(rig->base_fd), err);
+    for (unsigned i = 0; rc == 0 && i < rig->layers; i++)
+        rc = disk_open_frozen(&rig->m->disk, fd_reader(rig->layer_fd[i]), err);
+    int layer = rc < 0 ? rc : memfd_of("layer", 0, err);
+    if (layer < 0)
+        return layer;
+    rig->layer_fd[rig->layers++] = fd_copy(layer);
+    return disk_open_private(&rig->m->disk, layer, err);
+}
+
+static void disk_shut(struct rig *rig)
+{
+    if (rig->m && rig->m->config.disk)
+        disk_close(&rig->m->disk);
+}
+
 static int attach(struct rig *rig, int vsock_fd, bool log_dirty, struct err *err)
 {
     int rc = loop_open(rig, err);
+    if (rc == 0)
+        rc = disk_open(rig, err);
     if (rc < 0)
         return rc;
     rig->marks = rig->answers = rig->asks = rig->exceptions = 0;
@@ -177,10 +224,31 @@ static int attach(struct rig *rig, int vsock_fd, bool log_dirty, struct err *err
     return machine_attach(rig->m, &host, &hooks, err);
 }
 
+/* --- a slow disk, on the device's worker --- */
+
+enum { SLOW_MS = 1 };
+
+static int slow_read(void *disk, const struct iovec *iov, unsigned count, uint64_t at)
+{
+    poll(NULL, 0, SLOW_MS);
+    return disk_read(disk, iov, count, at);
+}
+
+static int slow_write(void *disk, const struct iovec *iov, unsigned count, uint64_t at)
+{
+    poll(NULL, 0, SLOW_MS);
+    return disk_write(disk, iov, count, at);
+}
+
+static void disk_slow_down(struct machine *m)
+{
+    m->disk_backend.read = slow_read;
+    m->disk_backend.write = slow_write;
+}
+
 int rig_boot(struct rig *rig, const struct rig_config *config, struct err *err)
 {
-    *rig =
-        (struct rig){.config = *config, .kvm_fd = -1, .disk_fd = -1, .layer_fd = -1, .memory_fd = -1, .event_fd = -1};
+    *rig = (struct rig){.config = *config, .kvm_fd = -1, .base_fd = -1, .memory_fd = -1, .event_fd = -1};
     struct machine_config mc = {
         .mem_bytes = (config->mem_mib ? config->mem_mib : MEM_MIB) << 20,
         .vcpus = config->vcpus ? config->vcpus : 1,
@@ -191,6 +259,8 @@ int rig_boot(struct rig *rig, const struct rig_config *config, struct err *err)
     rig->kvm_fd = kvm_open(err);
     if (rig->kvm_fd < 0)
         return rig->kvm_fd;
+    if (config->disk_bytes && (rig->base_fd = memfd_of("disk", config->disk_bytes, err)) < 0)
+        return rig->base_fd;
     int rc = image_create(mc.mem_bytes, &rig->memory_fd, &base, err);
     if (rc < 0)
         return rc;
@@ -201,6 +271,8 @@ int rig_boot(struct rig *rig, const struct rig_config *config, struct err *err)
     if (kernel < 0)
         return kernel;
     rc = attach(rig, config->vsock_fd ? config->vsock_fd : -1, false, err);
+    if (rc == 0 && config->disk_slow)
+        disk_slow_down(rig->m);
     if (rc == 0)
         rc = machine_boot(rig->m, kernel, -1, config->cmdline ? config->cmdline : "", err);
     rig->hold = config->hold;
@@ -245,6 +317,7 @@ int rig_park(struct rig *rig, struct err *err)
     int rc = machine_park(rig->m, true, err);
     rig->hold = 0;
     machine_detach(rig->m);
+    disk_shut(rig);
     loop_close(rig);
     return rc;
 }
@@ -341,7 +414,8 @@ void rig_close(struct rig *rig)
     rig->m = NULL;
     loop_close(rig);
     fd_close(&rig->memory_fd);
-    fd_close(&rig->disk_fd);
-    fd_close(&rig->layer_fd);
+    fd_close(&rig->base_fd);
+    while (rig->layers)
+        fd_close(&rig->layer_fd[--rig->layers]);
     fd_close(&rig->kvm_fd);
 }

@@ -18,12 +18,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* A disk has a layer more in each life. */
+enum { RIG_LIVES_MAX = 16 };
+
 struct rig_config {
     const char *guest;   /* "answer": the program's name */
     const char *cmdline; /* NULL: empty */
     uint64_t mem_mib;    /* 0: 32 */
     unsigned vcpus;      /* 0: one */
     uint64_t disk_bytes; /* 0: no disk */
+    bool disk_slow;      /* it takes its time while the guest boots, so that requests are in flight when it parks */
     int vsock_fd;        /* 0: nobody can connect while it boots */
     bool hold;           /* it stays at its first mark until it is parked */
 };
@@ -33,9 +37,10 @@ struct rig {
     struct machine *m;
     struct loop loop;
     int kvm_fd;
-    int disk_fd;   /* the base, read-only; -1: none */
-    int layer_fd;  /* the private layer of this life */
-    int memory_fd; /* while it boots */
+    int memory_fd;               /* while it boots */
+    int base_fd;                 /* of the disk; -1: none */
+    int layer_fd[RIG_LIVES_MAX]; /* one for each life with a disk, oldest first */
+    unsigned layers;
 
     /* What the guest said. Written by vCPU threads. */
     _Atomic uint32_t marks, answers, asks, exceptions;

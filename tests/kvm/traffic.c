@@ -131,7 +131,9 @@ static void forks_of_busy_parent(unsigned forks)
     own_fd int listen_fd = client_listen(&at, &err);
     assert_true(listen_fd >= 0);
     talker_start(&at);
-    must(rig_boot(&rig, &(struct rig_config){.guest = "agent", .disk_bytes = DISK, .vsock_fd = listen_fd}, &err));
+    must(rig_boot(&rig,
+                  &(struct rig_config){.guest = "agent", .disk_bytes = DISK, .disk_slow = true, .vsock_fd = listen_fd},
+                  &err));
     must(rig_run(&rig, rig_rang, &err));
     talker_go(&rig);
     must(rig_run(&rig, traffic_flows, &err));

@@ -198,7 +198,7 @@ uint64_t tsc_hz(void)
     uint64_t took = rdtsc() - from;
     uint32_t ticks = UINT32_MAX - lapic_read(0x390);
     lapic_write(LAPIC_TIMER_INITIAL, 0);
-    return hz = took * 1000 / (ticks / 1000000 ? ticks / 1000000 : 1);
+    return hz = took * 1000000000 / ticks;
 }
 
 void irq_route(unsigned gsi)
