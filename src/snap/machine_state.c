@@ -10,11 +10,12 @@ enum { MACHINE_VERSION = 1, PART_VERSION = 1, DEVICE_BOUND = 64 << 10 };
 
 size_t machine_state_bound(const struct machine *m)
 {
-    return (size_t)m->config.vcpus * VCPU_STATE_PACKED_MAX + (MACHINE_SLOTS + 4) * DEVICE_BOUND;
+    return (size_t)m->config.vcpus * VCPU_STATE_PACKED_MAX + (MACHINE_SLOTS + 4) * DEVICE_BOUND +
+           (m->config.disk ? disk_state_bound(&m->disk) : 0);
 }
 
 static const enum state_section virtio_section[MACHINE_SLOTS] = {
-    [MACHINE_VSOCK] = STATE_VSOCK, [MACHINE_RNG] = STATE_RNG};
+    [MACHINE_VSOCK] = STATE_VSOCK, [MACHINE_RNG] = STATE_RNG, [MACHINE_BLK] = STATE_BLK};
 
 static void write_config(struct pack *p, const struct machine_config *config)
 {
@@ -52,6 +53,10 @@ int64_t machine_state_write(struct machine *m, void *buf, size_t cap, struct err
         if (!machine_virtio(m, slot))
             continue;
         virtio_save(machine_virtio(m, slot), state_writer_begin(&w, virtio_section[slot], 0, PART_VERSION));
+        state_writer_end(&w);
+    }
+    if (m->config.disk) {
+        disk_save(&m->disk, state_writer_begin(&w, STATE_DISK, 0, PART_VERSION));
         state_writer_end(&w);
     }
     pthread_mutex_unlock(&m->lock);
@@ -128,6 +133,11 @@ static int read_devices(struct machine *m, const struct state_reader *r, struct 
         rc = state_reader_section(r, virtio_section[slot], 0, PART_VERSION, &u, err);
         if (rc == 0)
             rc = virtio_load(machine_virtio(m, slot), &u, err);
+    }
+    if (rc == 0 && m->config.disk) {
+        rc = state_reader_section(r, STATE_DISK, 0, PART_VERSION, &u, err);
+        if (rc == 0)
+            rc = disk_load(&m->disk, &u, err);
     }
     return rc;
 }

@@ -19,6 +19,8 @@ struct virtio_dev *machine_virtio(struct machine *m, unsigned slot)
         return &m->vsock.virtio;
     case MACHINE_RNG:
         return &m->rng.virtio;
+    case MACHINE_BLK:
+        return m->config.disk ? &m->blk.virtio : NULL;
     default:
         return NULL;
     }
@@ -72,6 +74,36 @@ static void vsock_doorbell(struct vsock *vsock, uint32_t port)
     loop_wake(m->host.loop);
 }
 
+static void blk_stall(struct blk *blk, const struct err *why)
+{
+    struct machine *m = blk->virtio.owner;
+    m->stall_pending = true;
+    m->stall_err = *why;
+    loop_wake(m->host.loop);
+}
+
+/* The disk behind the block device; called on the device's worker. */
+
+static int backend_read(void *disk, const struct iovec *iov, unsigned count, uint64_t at)
+{
+    return disk_read(disk, iov, count, at);
+}
+
+static int backend_write(void *disk, const struct iovec *iov, unsigned count, uint64_t at)
+{
+    return disk_write(disk, iov, count, at);
+}
+
+static int backend_zero(void *disk, uint64_t at, uint64_t len)
+{
+    return disk_zero(disk, at, len);
+}
+
+static int backend_flush(void *disk)
+{
+    return disk_flush(disk);
+}
+
 /* --- plain state --- */
 
 static void board_init(struct machine *m)
@@ -80,6 +112,24 @@ static void board_init(struct machine *m)
     for (unsigned slot = 0; slot < MACHINE_SLOTS; slot++)
         if (machine_virtio(m, slot))
             m->board.devices[m->board.ndevices++] = board_virtio(slot);
+}
+
+static int disk_device_init(struct machine *m, struct err *err)
+{
+    if (!m->config.disk)
+        return 0;
+    int rc = disk_init(&m->disk, m->config.disk_bytes, err);
+    if (rc < 0)
+        return rc;
+    blk_init(&m->blk, &m->gmem, m->disk.bytes, m->config.disk_read_only);
+    m->blk.on_stall = blk_stall;
+    m->disk_backend = (struct blk_backend){.disk = &m->disk,
+                                           .read = backend_read,
+                                           .write = backend_write,
+                                           .discard = backend_zero,
+                                           .write_zeroes = backend_zero,
+                                           .flush = backend_flush};
+    return 0;
 }
 
 static void devices_init(struct machine *m)
@@ -126,7 +176,7 @@ struct machine *machine_new(const struct machine_config *config, void *base, str
         m->vcpu[i].fd = -1;
     }
     pthread_mutex_init(&m->lock, NULL);
-    if (gmem_init(&m->gmem, base, config->mem_bytes, err) < 0) {
+    if (gmem_init(&m->gmem, base, config->mem_bytes, err) < 0 || disk_device_init(m, err) < 0) {
         machine_free(m);
         return NULL;
     }
@@ -140,6 +190,8 @@ void machine_free(struct machine *m)
     if (!m)
         return;
     machine_detach(m);
+    if (m->config.disk)
+        disk_destroy(&m->disk);
     gmem_destroy(&m->gmem);
     munmap(m, sizeof *m);
 }
@@ -186,7 +238,10 @@ static int create_vcpus(struct machine *m, struct err *err)
 static int attach_devices(struct machine *m, struct err *err)
 {
     serial_attach(&m->serial, m->host.console_fd);
-    return vsock_attach(&m->vsock, m->host.loop, m->host.vsock_fd, err);
+    int rc = vsock_attach(&m->vsock, m->host.loop, m->host.vsock_fd, err);
+    if (rc == 0 && m->config.disk)
+        rc = blk_attach(&m->blk, m->host.loop, &m->disk_backend, err);
+    return rc;
 }
 
 static void on_wake(struct loop *loop);
@@ -224,6 +279,8 @@ void machine_detach(struct machine *m)
     for (unsigned i = 0; i < m->config.vcpus; i++)
         vcpu_join(&m->vcpu[i]);
     pthread_mutex_lock(&m->lock);
+    if (m->config.disk)
+        blk_detach(&m->blk);
     vsock_detach(&m->vsock);
     serial_detach(&m->serial);
     pthread_mutex_unlock(&m->lock);
@@ -326,9 +383,15 @@ int machine_resume(struct machine *m, struct err *err)
     int rc = 0;
     for (unsigned i = 0; rc == 0 && i < m->config.vcpus; i++)
         rc = kvm_kvmclock_ctrl(m->vcpu[i].fd, err);
+    bool retry = m->stalled;
     m->stalled = false;
     m->phase = MACHINE_RUNNING;
     vcpu_order_all(m, ORDER_RUN);
+    if (retry) {
+        pthread_mutex_lock(&m->lock);
+        blk_retry(&m->blk);
+        pthread_mutex_unlock(&m->lock);
+    }
     return rc;
 }
 

@@ -25,10 +25,12 @@
 #include "arch/ioapic.h"
 #include "arch/vcpu_state.h"
 #include "base/err.h"
+#include "dev/blk.h"
 #include "dev/rng.h"
 #include "dev/serial.h"
 #include "dev/vmgenid.h"
 #include "dev/vsock.h"
+#include "disk/disk.h"
 #include "mem/gmem.h"
 #include "sys/loop.h"
 
@@ -41,7 +43,7 @@
 struct machine;
 
 /* Slots of virtio devices on the board: fixed, so that a device keeps its window and its interrupt line. */
-enum machine_slot { MACHINE_VSOCK, MACHINE_RNG, MACHINE_SLOTS };
+enum machine_slot { MACHINE_VSOCK, MACHINE_RNG, MACHINE_BLK, MACHINE_SLOTS };
 
 struct machine_config {
     uint64_t mem_bytes; /* whole pages */
@@ -96,6 +98,8 @@ struct machine {
     struct ioapic ioapic;
     struct vsock vsock;
     struct rng rng;
+    struct blk blk;
+    struct disk disk; /* behind blk; its owner opens the layers while the machine is plain */
     struct vmgenid vmgenid;
     struct vcpu vcpu[BOARD_VCPUS_MAX];
 
@@ -105,6 +109,7 @@ struct machine {
     struct machine_host host;
     int vm_fd;
     size_t run_size;
+    struct blk_backend disk_backend;
     pthread_mutex_t lock;    /* the device lock */
     _Atomic uint32_t order;  /* what vCPU threads are to do: a generation and an enum machine_order; a futex */
     _Atomic uint32_t parked; /* vCPU threads that follow the order to park; a futex */

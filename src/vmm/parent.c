@@ -16,7 +16,7 @@
 struct parent {
     struct runner runner;
     int memory_fd;
-    const struct ctl_message *boot;
+    struct ctl_message *boot;
 };
 
 static void make_template(struct parent *parent, uint32_t request)
@@ -75,15 +75,30 @@ static int configure(const struct ctl_message *boot, struct machine_config *conf
         .disk = boot->fd[CTL_FD_BASE] >= 0,
         .disk_read_only = boot->boot.disk_read_only,
     };
-    if (config->disk)
-        return err_say(err, ENOSYS, "disks come next");
-    return 0;
+    if (!config->disk)
+        return 0;
+    int64_t bytes = disk_image_bytes(boot->fd[CTL_FD_BASE], err);
+    config->disk_bytes = bytes < 0 ? 0 : (uint64_t)bytes;
+    return bytes < 0 ? (int)bytes : 0;
+}
+
+/* The base image, and the layer that takes what the guest writes while it boots and warms up. */
+static int open_disk(struct machine *m, struct ctl_message *boot, struct err *err)
+{
+    if (!m->config.disk)
+        return 0;
+    int rc = disk_open_base(&m->disk, steal_fd(&boot->fd[CTL_FD_BASE]), err);
+    if (rc == 0 && boot->fd[CTL_FD_LAYER] >= 0)
+        rc = disk_open_private(&m->disk, steal_fd(&boot->fd[CTL_FD_LAYER]), err);
+    else if (rc == 0 && !m->config.disk_read_only)
+        rc = err_say(err, EINVAL, "a disk that is written needs a layer");
+    return rc;
 }
 
 /* Memory, machine, devices, kernel. Guest code has not run when this returns. */
 static int set_up(struct parent *parent, const struct vmm_origin *origin, struct err *err)
 {
-    const struct ctl_message *boot = parent->boot;
+    struct ctl_message *boot = parent->boot;
     struct runner *runner = &parent->runner;
     struct machine_config config;
     void *base;
@@ -100,7 +115,9 @@ static int set_up(struct parent *parent, const struct vmm_origin *origin, struct
                                 .vsock_fd = boot->fd[CTL_FD_VSOCK],
                                 .console_fd = boot->fd[CTL_FD_CONSOLE]};
     struct machine_hooks hooks = runner_hooks(runner);
-    rc = machine_attach(m, &host, &hooks, err);
+    rc = open_disk(m, boot, err);
+    if (rc == 0)
+        rc = machine_attach(m, &host, &hooks, err);
     if (rc == 0)
         rc = machine_boot(m, boot->fd[CTL_FD_KERNEL], boot->fd[CTL_FD_INITRD], boot->boot.cmdline, err);
     return rc;

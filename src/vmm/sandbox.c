@@ -15,6 +15,15 @@
 /* Sandboxes go before templates when the host is out of memory. */
 enum { OOM_SCORE = 500 };
 
+static int open_layer(struct machine *m, struct ctl_message *spawn, struct err *err)
+{
+    if (!m->config.disk || m->config.disk_read_only)
+        return 0;
+    if (spawn->fd[CTL_FD_LAYER] < 0)
+        return err_say(err, EINVAL, "a disk that is written needs a layer");
+    return disk_open_private(&m->disk, steal_fd(&spawn->fd[CTL_FD_LAYER]), err);
+}
+
 static int attach(struct runner *runner, const struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
 {
     struct machine_host host = {.kvm_fd = origin->kvm_fd,
@@ -23,7 +32,9 @@ static int attach(struct runner *runner, const struct vmm_origin *origin, struct
                                 .console_fd = spawn->fd[CTL_FD_CONSOLE],
                                 .log_dirty = true};
     struct machine_hooks hooks = runner_hooks(runner);
-    int rc = machine_attach(runner->machine, &host, &hooks, err);
+    int rc = open_layer(runner->machine, spawn, err);
+    if (rc == 0)
+        rc = machine_attach(runner->machine, &host, &hooks, err);
     return rc < 0 ? rc : machine_restore(runner->machine, err);
 }
 

@@ -74,6 +74,18 @@ static void on_lost(struct control *control)
     log_info("%s: the controller went away; waiting for another", control->id);
 }
 
+static int open_disk(struct machine *m, struct ctl_message *load, struct err *err)
+{
+    if (!m->config.disk)
+        return 0;
+    if (load->fd[CTL_FD_BASE] < 0)
+        return err_say(err, EINVAL, "the machine has a disk, and no base image came with it");
+    int rc = disk_open_base(&m->disk, steal_fd(&load->fd[CTL_FD_BASE]), err);
+    if (rc == 0 && load->fd[CTL_FD_LAYER] >= 0)
+        rc = disk_open_frozen(&m->disk, steal_fd(&load->fd[CTL_FD_LAYER]), err);
+    return rc;
+}
+
 /* The frozen layers belong to the machine from here on, the other descriptors are done with. */
 static int open_machine(struct template *t, struct ctl_message *load, struct err *err)
 {
@@ -89,6 +101,8 @@ static int open_machine(struct template *t, struct ctl_message *load, struct err
                            err);
     if (rc == 0)
         rc = machine_check_host(t->machine, t->origin->kvm_fd, err);
+    if (rc == 0)
+        rc = open_disk(t->machine, load, err);
     fd_close(&load->fd[CTL_FD_MEMORY]);
     fd_close(&load->fd[CTL_FD_STATE]);
     return rc;
