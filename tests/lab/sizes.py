@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+# lab-test: sizes 420
+"""Templates of other shapes: two CPUs, memory beyond the hole below 4 GiB, the compressed kernel, tiny memory."""
+
+from product import api, case, controller, run, snapshot, spawned
+
+
+def fork_and_ask(tag, **fields):
+    snapshot(tag, **fields)
+    with spawned(tag, 2) as children:
+        for child in children:
+            yield child
+    api("DELETE", f"/v1/snapshots/{tag}")
+
+
+@case
+def a_template_of_two_cpus_forks():
+    for child in fork_and_ask("two", vcpus=2, warmup=["threading"]):
+        assert child.sh("nproc") == "2"
+        # Both CPUs run: a thread on each takes a step, and both come back.
+        assert child.sh("taskset -c 0 echo a; taskset -c 1 echo b").split() == ["a", "b"]
+
+
+@case
+def a_template_of_5_gib_forks_and_both_sides_of_the_hole_are_there():
+    for child in fork_and_ask("large", mem_size_mib=5120, warmup=[]):
+        total = int(child.sh("awk '/MemTotal/{print $2}' /proc/meminfo"))
+        assert total > 4.8 * 1024 * 1024, total
+        assert "100000000-" in child.sh("cat /proc/iomem"), "no memory above 4 GiB"
+
+
+@case
+def a_guest_that_waits_for_no_python_boots_in_little_memory():
+    for child in fork_and_ask("small", mem_size_mib=160, warmup=[]):
+        assert child.sh("echo here") == "here"
+
+
+controller.ensure()
+run()
