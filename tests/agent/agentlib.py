@@ -4,6 +4,7 @@ Standard library only. Every wait has a limit; none of them is a fixed sleep.
 """
 import contextlib
 import os
+import random
 import select
 import socket
 import struct
@@ -21,6 +22,8 @@ EXITED, SIGNALLED, NOT_FOUND, TIMED_OUT, CANNOT_START = range(5)
 MALFORMED, BUSY, FAILED = range(3)
 FRAME_MAX = 1 << 20
 EVAL_TEXT_MAX = 192 << 10
+VMADDR_CID_LOCAL = 1
+OVER_VSOCK = bool(os.environ.get("FORKD_TEST_VSOCK"))  # through vsock's loopback, where a kernel has it
 PATIENCE = 60  # seconds until a test gives up waiting for what must come
 
 
@@ -131,8 +134,10 @@ class Answer:
 
 
 class Conn:
+    """A connection to a Unix socket, or to (cid, port) over vsock."""
+
     def __init__(self, path):
-        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock = socket.socket(socket.AF_UNIX if isinstance(path, str) else socket.AF_VSOCK)
         self.sock.settimeout(PATIENCE)
         try:
             self.sock.connect(path)
@@ -190,7 +195,11 @@ class Agent:
         for sub in ("run", "etc/forkd/fork.d"):
             os.makedirs(os.path.join(self.root, sub))
         self.path = os.path.join(self.dir.name, "sock")
-        self.process = subprocess.Popen([program, "--listen", "unix:" + self.path, "--test-root", self.root, *args],
+        listen = "unix:" + self.path
+        if OVER_VSOCK:
+            self.path = (VMADDR_CID_LOCAL, random.SystemRandom().randrange(20000, 1 << 30))
+            listen = "vsock:%d" % self.path[1]
+        self.process = subprocess.Popen([program, "--listen", listen, "--test-root", self.root, *args],
                                         env=env, stdin=subprocess.DEVNULL)
         wait_until(lambda: self.process.poll() is not None or self.listens(), "the agent listens")
         assert self.process.poll() is None, "the agent ended at once"

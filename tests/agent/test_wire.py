@@ -179,15 +179,15 @@ class Ends(unittest.TestCase):
                 probe.bind((socket.VMADDR_CID_ANY, port))
                 probe.listen()
                 c.settimeout(1)
-                c.connect((1, port))  # VMADDR_CID_LOCAL
+                c.connect((VMADDR_CID_LOCAL, port))
         except OSError as e:
             self.skipTest("no vsock loopback here: %s" % e)
-        process = subprocess.Popen([Case.program, "--listen", "vsock:%d" % port, "--test-root", "/nonexistent"])
+        process = subprocess.Popen([Case.program, "--listen", "vsock:%d" % port])
 
         def connected():
             try:
                 self.sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-                self.sock.connect((1, port))
+                self.sock.connect((VMADDR_CID_LOCAL, port))
                 return True
             except OSError:
                 self.sock.close()
