@@ -29,7 +29,7 @@ build: $(BUILD)/build.ninja
 
 quickstart: deps
 	@$(MAKE) --no-print-directory build
-	@$(BUILD)/src/cli/forkd quickstart -n $(N)
+	@$(BUILD)/forkd quickstart -n $(N)
 
 test: deps
 	@scripts/run-tests --build $(BUILD) $(TESTS)
