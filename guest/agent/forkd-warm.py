@@ -138,6 +138,19 @@ def run(code, name):
     return True, eval(compile(_ast.Expression(last.value), name, "eval", 0, True), space)
 
 
+def exit_status(code):
+    """As the interpreter would end: a code that is no number is said on stderr."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code
+    try:
+        print(code, file=sys.stderr)
+    except Exception:
+        pass
+    return 1
+
+
 def guarded(work):
     """Calls work() with interrupts meant for it. Returns (value, error text or None, exit code)."""
     global armed
@@ -151,13 +164,7 @@ def guarded(work):
             armed = False
     except SystemExit as e:
         armed = False
-        if e.code is None:
-            status = 0
-        elif isinstance(e.code, int):
-            status = e.code
-        else:
-            print(e.code, file=sys.stderr)
-            status = 1
+        status = exit_status(e.code)
         error = "SystemExit: %s" % (e.code,) if status else None
     except BaseException as e:
         armed, status = False, 1
@@ -202,7 +209,7 @@ def warm(modules, code):
 
     _, error, status = guarded(work)
     flush()
-    e = text(error or "SystemExit", REASON_MAX)[0] if error or status else b""
+    e = text((error or "")[-REASON_MAX // 4:], REASON_MAX)[0]  # the end of a traceback says most
     tell()
     write_all(frame(WARMED, bytes((not e,)) + blob(e)))
 
@@ -210,7 +217,8 @@ def warm(modules, code):
 def settle():
     """Before the machine becomes a template: what a fork would write or fetch for nothing is done with now."""
     import gc
-    import linecache, traceback  # the first error of a fork is as quick as the second
+    import linecache  # noqa: F401: the first error of a fork is as quick as the second
+    import traceback  # noqa: F401
     gc.collect()
     gc.freeze()  # later collections do not write to what is there now, so that forks go on sharing it
     if malloc_trim:

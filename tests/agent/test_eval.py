@@ -75,6 +75,8 @@ class Errors(Case):
             self.assertEqual(a.code, status, code)
             self.assertEqual(a.error is None, said is None)
         self.assertEqual(self.agent.eval("sys.exit('bye')").stderr, b"bye\n")
+        a = self.agent.eval("out, sys.stderr = sys.stderr, None\nsys.exit('bye')")
+        self.assertEqual((a.code, self.agent.eval("sys.stderr = out").error), (1, None))
         self.assertEqual(self.agent.eval("kept").result, "1")
 
     def test_an_interrupt_of_the_codes_own_is_an_error_like_others(self):
@@ -292,6 +294,11 @@ class WarmFails(Case):
         self.assertEqual(a.ok, 0)
         self.assertIn("No module named 'no_such_module'", a.error)
         self.assertEqual(self.agent.ask(frame(PING)).ready, 0)
+
+    def test_a_long_traceback_keeps_its_end(self):
+        a = self.agent.ask(warm_frame([], "raise ValueError('x' * 20000 + ' the reason')"))
+        self.assertEqual(a.ok, 0)
+        self.assertTrue(a.error.endswith("x the reason\n"))
 
     def test_code_that_fails_gives_its_traceback(self):
         a = self.agent.ask(warm_frame([], "x = 1\nraise ValueError('cold')"))
