@@ -24,7 +24,9 @@ $(BUILD)/build.ninja:
 	@scripts/install-deps --check
 	@meson setup $(BUILD) >/dev/null || { meson setup $(BUILD) 2>&1 | tail -n 20; exit 1; }
 
+# First the build's own description, whose output is for meson's log, then the build.
 build: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) build.ninja >$(BUILD)/configure.log 2>&1 || { tail -n 20 $(BUILD)/configure.log; exit 1; }
 	@ninja -C $(BUILD) --quiet
 
 quickstart: deps
