@@ -23,6 +23,7 @@ struct result {
     double request_us; /* of --product: until the controller answered the request */
     double fork_us, attach_us, restore_us, start_us, answer_us;
     struct usage usage, floor_usage;
+    double first_us, last_us, pss_first, pss_last; /* the first and the last tenth, all kept alive */
 };
 
 static int usage(void)
@@ -103,10 +104,30 @@ static int measure_all(const struct kind *kind, unsigned n, unsigned *answered, 
     int rc = series_open(&series, n, err);
     if (rc < 0)
         return rc;
-    long before = memavailable_settled_kib();
+    struct host_memory before = host_memory_read();
     *answered = series_all(&series, kind, &wall);
     *wall_ms = (double)wall / NS_PER_MS;
-    *used = series_usage(&series, before);
+    *used = series_usage(&series, &before);
+    series_end(&series);
+    series_close(&series);
+    return 0;
+}
+
+/* One after the other, all kept: does the last cost what the first did? */
+static int measure_kept(const struct kind *kind, unsigned n, struct result *r, struct err *err)
+{
+    struct series series;
+    int rc = series_open(&series, n, err);
+    if (rc < 0)
+        return rc;
+    unsigned tenth = n < 10 ? 1 : n / 10;
+    struct host_memory none = {0};
+    struct series first = series_part(&series, 0, tenth), last = series_part(&series, n - tenth, tenth);
+    series_kept(&series, kind);
+    r->first_us = series_us(&first, ASKED, ANSWERED, 50);
+    r->last_us = series_us(&last, ASKED, ANSWERED, 50);
+    r->pss_first = series_usage(&first, &none).pss;
+    r->pss_last = series_usage(&last, &none).pss;
     series_end(&series);
     series_close(&series);
     return 0;
@@ -134,10 +155,10 @@ static int measure_product(const struct options *o, struct rig *rig, struct resu
         r->request_us = series_us(&spawns, ASKED, STARTED, 50);
         r->floor_us = series_us(&floors, ASKED, ANSWERED, 50);
         r->floor_p99_us = series_us(&floors, ASKED, ANSWERED, 99);
-        long before = memavailable_settled_kib();
+        struct host_memory before = host_memory_read();
         r->answered = product_all(&p, &spawns, &wall);
         r->wall_ms = (double)wall / NS_PER_MS;
-        r->usage = series_usage(&spawns, before);
+        r->usage = series_usage(&spawns, &before);
         product_end(&p, &spawns);
         series_close(&spawns);
         series_close(&floors);
@@ -162,6 +183,8 @@ static int measure(const struct options *o, struct result *r, struct err *err)
         rc = measure_all(&bare, o->n, &bare_answered, &r->floor_wall_ms, &r->floor_usage, err);
     if (rc == 0 && !o->product)
         rc = measure_all(&machine, o->n, &r->answered, &r->wall_ms, &r->usage, err);
+    if (rc == 0 && !o->product)
+        rc = measure_kept(&machine, o->n, r, err);
     rig_close(&rig);
     return rc;
 }
@@ -186,6 +209,12 @@ static void print_json(const struct result *r)
         {"pagetable_kib_per_child", r->usage.pagetables},
         {"memavailable_kib_per_child", r->usage.memavailable},
         {"floor_memavailable_kib", r->floor_usage.memavailable},
+        {"kernel_kib_per_child", r->usage.kernel},
+        {"floor_kernel_kib", r->floor_usage.kernel},
+        {"first_tenth_us", r->first_us},
+        {"last_tenth_us", r->last_us},
+        {"first_tenth_pss_kib", r->pss_first},
+        {"last_tenth_pss_kib", r->pss_last},
         {"request_us", r->request_us},
         {"fork_us", r->fork_us},
         {"attach_us", r->attach_us},
@@ -220,6 +249,11 @@ static void print_table(const struct options *o, const struct result *r)
     printf("  page tables                  %8.0f KiB %7.0f KiB\n", r->usage.pagetables, r->floor_usage.pagetables);
     printf("  off MemAvailable             %8.0f KiB %7.0f KiB   %.0f beyond\n", r->usage.memavailable,
            r->floor_usage.memavailable, r->usage.memavailable - r->floor_usage.memavailable);
+    printf("  held by the kernel           %8.0f KiB %7.0f KiB   %.0f beyond\n", r->usage.kernel, r->floor_usage.kernel,
+           r->usage.kernel - r->floor_usage.kernel);
+    if (!o->product)
+        printf("one after the other, all kept: first tenth %.0f us and %.0f KiB, last tenth %.0f us and %.0f KiB\n",
+               r->first_us, r->pss_first, r->last_us, r->pss_last);
 }
 
 int main(int argc, char **argv)

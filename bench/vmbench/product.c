@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "base/own.h"
 
-#include <curl/curl.h>
 #include <jansson.h>
 #include <libgen.h>
 #include <limits.h>
@@ -12,53 +11,86 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 enum { START_LIMIT_MS = 10000, REQUEST_LIMIT_S = 300, PATH_CAP = PATH_MAX };
 
 static const char tag[] = "vmbench";
 
-/* --- requests --- */
+/* --- requests: HTTP/1.1 over one Unix socket that is kept; libcurl would bring so many libraries along that the
+ * forks of this very process, which are measured too, cost twice as much --- */
 
-struct body {
-    char *at;
-    size_t len;
-};
-
-static size_t body_take(char *data, size_t size, size_t n, void *to)
+static int http_connect(const struct product *p)
 {
-    struct body *b = to;
-    char *grown = realloc(b->at, b->len + n + 1);
+    struct sockaddr_un sun = {.sun_family = AF_UNIX};
+    struct timeval limit = {.tv_sec = REQUEST_LIMIT_S};
+    own_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(sun.sun_path, sizeof sun.sun_path, "%s/http", p->dir);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ||
+        connect(fd, (struct sockaddr *)&sun, sizeof sun) < 0)
+        return -1;
+    return steal_fd(&fd);
+}
+
+/* Reads on until the terminated text holds `want` bytes behind its head, which ends at *body (0: not yet known). */
+static int http_read(int fd, char **text, size_t *len, size_t *body, size_t *want)
+{
+    enum { STEP = 64 << 10 };
+    char *grown = realloc(*text, *len + STEP + 1);
     if (!grown)
+        return -1;
+    *text = grown;
+    ssize_t n = read(fd, grown + *len, STEP);
+    if (n <= 0)
+        return -1;
+    *len += (size_t)n;
+    grown[*len] = 0;
+    const char *end = *body ? NULL : strstr(grown, "\r\n\r\n");
+    const char *field = end ? strcasestr(grown, "\r\nContent-Length:") : NULL;
+    if (end) {
+        *body = (size_t)(end - grown) + 4;
+        *want = field && field < end ? strtoul(field + 17, NULL, 10) : 0;
+    }
+    return 0;
+}
+
+/* The status, or 0; the body, terminated, is the caller's. */
+static long http_exchange(struct product *p, const char *method, const char *path, const char *send, char **answer)
+{
+    own_free char *text = NULL;
+    size_t len = 0, body = 0, want = 0;
+    long status = 0;
+    *answer = NULL;
+    if (p->http_fd < 0)
+        p->http_fd = http_connect(p);
+    if (p->http_fd < 0)
         return 0;
-    memcpy(grown + b->len, data, n);
-    b->at = grown;
-    b->len += n;
-    b->at[b->len] = 0;
-    return n;
+    if (dprintf(p->http_fd, "%s %s HTTP/1.1\r\nHost: c\r\nContent-Length: %zu\r\n\r\n%s", method, path, strlen(send),
+                send) < 0)
+        fd_close(&p->http_fd);
+    while (p->http_fd >= 0 && (!body || len < body + want))
+        if (http_read(p->http_fd, &text, &len, &body, &want) < 0)
+            fd_close(&p->http_fd);
+    if (p->http_fd < 0 || sscanf(text, "HTTP/1.1 %ld", &status) != 1)
+        return 0;
+    *answer = strdup(text + body);
+    return status;
 }
 
 /* The status; `json` (may be NULL) is what came back, the caller's. Takes the reference of `send`. */
 static long request(struct product *p, const char *method, const char *path, json_t *send, json_t **json)
 {
-    char url[160];
-    long status = 0;
-    struct body b = {0};
     own_free char *text = send ? json_dumps(send, JSON_COMPACT) : NULL;
+    own_free char *answer = NULL;
     json_decref(send);
-    snprintf(url, sizeof url, "http://controller%s", path);
-    curl_easy_setopt(p->curl, CURLOPT_URL, url);
-    curl_easy_setopt(p->curl, CURLOPT_CUSTOMREQUEST, method);
-    curl_easy_setopt(p->curl, CURLOPT_POSTFIELDS, text ? text : "");
-    curl_easy_setopt(p->curl, CURLOPT_WRITEFUNCTION, body_take);
-    curl_easy_setopt(p->curl, CURLOPT_WRITEDATA, &b);
-    if (curl_easy_perform(p->curl) == CURLE_OK)
-        curl_easy_getinfo(p->curl, CURLINFO_RESPONSE_CODE, &status);
+    long status = http_exchange(p, method, path, text ? text : "", &answer);
     if (json)
-        *json = b.at ? json_loads(b.at, 0, NULL) : NULL;
-    if (json && status >= 300 && b.at)
-        fprintf(stderr, "vmbench: %s %s: %ld %s\n", method, path, status, b.at);
-    free(b.at);
+        *json = answer ? json_loads(answer, 0, NULL) : NULL;
+    if (json && status >= 300)
+        fprintf(stderr, "vmbench: %s %s: %ld %s\n", method, path, status, answer ? answer : "");
     return status;
 }
 
@@ -119,17 +151,10 @@ static int template_make_here(struct product *p, unsigned mem_mib, unsigned fill
 
 int product_open(struct product *p, unsigned mem_mib, unsigned fill_mib, struct err *err)
 {
-    char socket[80];
-    *p = (struct product){0};
+    *p = (struct product){.http_fd = -1};
     strcpy(p->dir, "/tmp/vmbench-XXXXXX");
     if (!mkdtemp(p->dir))
         return err_set(err, errno, "make a directory");
-    snprintf(socket, sizeof socket, "%s/http", p->dir);
-    p->curl = curl_easy_init();
-    if (!p->curl)
-        return err_say(err, ENOMEM, "libcurl does not start");
-    curl_easy_setopt(p->curl, CURLOPT_UNIX_SOCKET_PATH, socket);
-    curl_easy_setopt(p->curl, CURLOPT_TIMEOUT, (long)REQUEST_LIMIT_S);
     int rc = controller_start(p, err);
     return rc < 0 ? rc : template_make_here(p, mem_mib, fill_mib, err);
 }
@@ -152,8 +177,7 @@ void product_close(struct product *p)
         kill(p->controller, SIGTERM);
         waitpid(p->controller, NULL, 0);
     }
-    if (p->curl)
-        curl_easy_cleanup(p->curl);
+    fd_close(&p->http_fd);
     if (*p->dir)
         directory_remove(p->dir);
 }

@@ -12,7 +12,7 @@
 struct product {
     pid_t controller;
     char dir[64];
-    void *curl;
+    int http_fd;
 };
 
 int product_open(struct product *p, unsigned mem_mib, unsigned fill_mib, struct err *err);

@@ -91,6 +91,16 @@ int series_one(struct series *series, const struct kind *kind, unsigned i)
     return answered;
 }
 
+unsigned series_kept(struct series *series, const struct kind *kind)
+{
+    unsigned answered = 0;
+    for (unsigned i = 0; i < series->n; i++) {
+        spawn(series, kind, &series->samples[i]);
+        answered += series->samples[i].pid > 0 && answers_wait(series, 1) == 1;
+    }
+    return answered;
+}
+
 unsigned series_all(struct series *series, const struct kind *kind, uint64_t *wall_ns)
 {
     unsigned started = 0;
@@ -128,27 +138,33 @@ static long field_of(const char *path, const char *key)
     return v;
 }
 
-long memavailable_kib(void)
+static struct host_memory host_memory_now(void)
 {
-    return field_of("/proc/meminfo", "MemAvailable");
+    static const char *const kernel[] = {"VmallocUsed", "SUnreclaim", "PageTables", "SecPageTables", "KernelStack"};
+    struct host_memory now = {.available = field_of("/proc/meminfo", "MemAvailable")};
+    for (size_t i = 0; i < sizeof kernel / sizeof *kernel; i++)
+        now.kernel += field_of("/proc/meminfo", kernel[i]);
+    return now;
 }
 
-long memavailable_settled_kib(void)
+struct host_memory host_memory_read(void)
 {
-    enum { STEP_MS = 100, STEPS_MAX = 50, STILL_KIB = 512 };
-    long last = memavailable_kib();
+    enum { STEP_MS = 100, STEPS_MAX = 20, STILL_KIB = 512 };
+    struct host_memory last = host_memory_now();
     for (unsigned i = 0, still = 0; i < STEPS_MAX && still < 3; i++) {
         poll(NULL, 0, STEP_MS);
-        long now = memavailable_kib();
-        still = labs(now - last) < STILL_KIB ? still + 1 : 0;
+        struct host_memory now = host_memory_now();
+        still = labs(now.available - last.available) < STILL_KIB ? still + 1 : 0;
         last = now;
     }
     return last;
 }
 
-struct usage series_usage(const struct series *series, long before)
+struct usage series_usage(const struct series *series, const struct host_memory *before)
 {
-    struct usage usage = {.memavailable = (double)(before - memavailable_settled_kib()) / series->n};
+    struct host_memory now = host_memory_read();
+    struct usage usage = {.memavailable = (double)(before->available - now.available) / series->n,
+                          .kernel = (double)(now.kernel - before->kernel) / series->n};
     for (unsigned i = 0; i < series->n; i++) {
         char path[64];
         snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)series->samples[i].pid);
@@ -157,6 +173,14 @@ struct usage series_usage(const struct series *series, long before)
         usage.pagetables += (double)field_of(path, "VmPTE") / series->n;
     }
     return usage;
+}
+
+struct series series_part(const struct series *series, unsigned first, unsigned n)
+{
+    struct series part = *series;
+    part.samples += first;
+    part.n = n;
+    return part;
 }
 
 static int compare(const void *a, const void *b)

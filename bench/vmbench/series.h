@@ -34,7 +34,14 @@ struct kind {
 
 /* Memory of all that live, in KiB for each. */
 struct usage {
-    double pss, pagetables, memavailable;
+    double pss, pagetables;
+    double memavailable; /* the fall of the host's */
+    double kernel;       /* the rise of what the kernel holds: vmalloc, slab, page tables, stacks */
+};
+
+/* What the host says of itself, KiB. */
+struct host_memory {
+    long available, kernel;
 };
 
 int series_open(struct series *series, unsigned n, struct err *err);
@@ -46,15 +53,18 @@ void series_answered(const struct series *series, struct sample *sample);
 
 /* Spawns number `i`, waits for its answer, ends it. 1 if it answered. */
 int series_one(struct series *series, const struct kind *kind, unsigned i);
+/* One after the other, each waited for, and all live on: how many answered. */
+unsigned series_kept(struct series *series, const struct kind *kind);
 /* All in one go: how many answered; the time from the first request to the last answer. They live on. */
 unsigned series_all(struct series *series, const struct kind *kind, uint64_t *wall_ns);
 void series_end(struct series *series);
 
-/* What those that live use; `before` is what memavailable_kib() said before they did. */
-struct usage series_usage(const struct series *series, long before);
-long memavailable_kib(void);
-/* The same once it stands still: what has ended gives back its memory by and by. */
-long memavailable_settled_kib(void);
+/* Once it stands still: what has ended gives back its memory by and by. */
+struct host_memory host_memory_read(void);
+/* What those that live use; `before` was read before they did. */
+struct usage series_usage(const struct series *series, const struct host_memory *before);
+/* A part of a series, for the functions below and series_usage(). Not to be closed. */
+struct series series_part(const struct series *series, unsigned first, unsigned n);
 
 /* Percentile of the time between two points in microseconds; of those that came to both. */
 double series_us(const struct series *series, enum point from, enum point to, double percent);
