@@ -53,7 +53,10 @@ before=$(content)
 claim "a second build has nothing to do" grep -q 'up to date' <(build 2>&1)
 
 echo 'changed = True' >>"$agent/forkd-warm.py"
+mkdir "$store/.kernel.old" && touch "$store/.kernel.old/vmlinux"
 build >"$work/second" 2>&1
+claim "a kernel that no image uses is removed, the used one stays" test "$(echo "$store"/.kernel.*/vmlinux)" = \
+	"$(find "$store" -samefile "$store/tiny/vmlinux" -path '*.kernel.*')"
 claim "another agent does not install the packages again" grep -q 'keeping its packages' "$work/second"
 claim "and is in the image" grep -q changed <(debugfs -R 'cat /usr/lib/forkd/forkd-warm.py' "$store/tiny/rootfs.ext4" 2>/dev/null)
 claim "which has another content" test "$(content)" != "$before"

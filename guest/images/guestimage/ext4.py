@@ -8,6 +8,7 @@ back, so an image with the label has the files.
 
 import glob
 import os
+import re
 import shutil
 import stat
 import struct
@@ -126,11 +127,20 @@ def _remove_matches(tree, patterns):
     for pattern in patterns:
         for path in glob.glob(glob.escape(tree) + pattern, recursive=True):
             # ** goes through links, and an absolute link leads to the building machine's own files.
-            if os.path.realpath(os.path.dirname(path)).startswith(tree):
+            if f'{os.path.realpath(os.path.dirname(path))}/'.startswith(f'{tree}/'):
                 if os.path.isdir(path) and not os.path.islink(path):
                     shutil.rmtree(path)
                 elif os.path.lexists(path):
                     os.unlink(path)
+
+
+def _sources_without_credentials(tree):
+    """The guest's apt gets the machine's sources, but not what the machine says to be let in."""
+    sources = {}
+    for path in sorted(glob.glob(glob.escape(tree) + '/etc/apt/sources.list.d/*.list')):
+        with open(path, encoding='utf-8') as file:
+            sources[path[len(tree):]] = re.sub(r'://[^/\s]*@', '://', file.read())
+    return sources
 
 
 def _tree_tidy(tree, remove):
@@ -140,11 +150,12 @@ def _tree_tidy(tree, remove):
     for path, mode in FOLDERS.items():
         os.makedirs(tree + path, exist_ok=True)
         os.chmod(tree + path, mode)
-    for path, text in IDENTITY.items():
+    replaced = {**IDENTITY, **_sources_without_credentials(tree)}
+    for path, text in replaced.items():
         with open(tree + path + '.forkd', 'x', encoding='utf-8') as file:
             file.write(text)
         os.chmod(tree + path + '.forkd', 0o644)
-    for path in IDENTITY:
+    for path in replaced:
         os.rename(tree + path + '.forkd', tree + path)
     _remove_matches(tree, [*LEFTOVERS, *remove])
     _times_clamp(tree)

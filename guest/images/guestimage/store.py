@@ -4,7 +4,7 @@
   .NAME.XXXXXXXX   that content, or one being made, or one left by a killed builder
   .NAME.lock       held by the builder of NAME
   .NAME.plan       what apt answered for the package lists it was asked with
-  .kernel.PACKAGE_VERSION   a kernel's folder; images hard-link its files
+  .kernel.PACKAGE_VERSION   a kernel's folder, as long as an image has hard links to its files
 
 Invariants: NAME leads to a complete image or does not exist; a file of an image is never changed once NAME
 leads to it (a new build makes new files and moves the link); only who holds the lock makes or removes
@@ -94,6 +94,13 @@ class Store:
         pattern = re.compile(re.escape(f'.{name}.') + '[a-z0-9_]{8}')
         for entry in os.listdir(self.folder):
             if pattern.fullmatch(entry) and entry != present and os.path.isdir(self.path(entry)):
+                shutil.rmtree(self.path(entry))
+
+    def sweep_kernels(self):
+        """Removes kernels that no image links any more. Only under the lock of kernels."""
+        for entry in os.listdir(self.folder):
+            vmlinux = self.path(f'{entry}/vmlinux')
+            if entry.startswith('.kernel.') and os.path.exists(vmlinux) and os.stat(vmlinux).st_nlink == 1:
                 shutil.rmtree(self.path(entry))
 
     @contextlib.contextmanager
