@@ -41,7 +41,8 @@ struct request {
     struct rest_target target;
     const struct route *route;
     const char *param;
-    bool judged, refused;
+    bool judged, refused, audited;
+    char *user_agent; /* or NULL */
     char allowed[64]; /* of a 405 */
     char *body;
     size_t len, cap;
@@ -118,6 +119,8 @@ static void judge(struct request *rq)
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     const char *length = header(rq, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    const char *agent = header(rq, MHD_HTTP_HEADER_USER_AGENT);
+    rq->user_agent = agent ? strdup(agent) : NULL;
     rq->judged = true;
     rq->announced = length ? strtoull(length, NULL, 10) : 0;
     if (info && info->header_size > HEAD_MAX)
@@ -173,6 +176,30 @@ static void work(struct job *job)
     pthread_mutex_unlock(&http->lock);
 }
 
+/* Before the answer is sent, so that whoever has the answer finds its line. */
+static void audit(struct request *rq)
+{
+    char remote[INET6_ADDRSTRLEN] = "unix";
+    const union MHD_ConnectionInfo *info =
+        rq->http->config.over_unix ? NULL : MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (info && info->client_addr && info->client_addr->sa_family == AF_INET)
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)info->client_addr)->sin_addr, remote, sizeof remote);
+    else if (info && info->client_addr && info->client_addr->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)info->client_addr)->sin6_addr, remote, sizeof remote);
+    rq->target_text[strcspn(rq->target_text, "?")] = 0;
+    rq->audited = true;
+    struct audit_line line = {
+        .method = rq->method,
+        .path = rq->target_text,
+        .status = rq->reply.status,
+        .latency_us = (clock_monotonic_ns() - rq->began_ns) / NS_PER_US,
+        .ua = rq->user_agent,
+        .remote = remote,
+        .token_id = rq->http->config.token && rq->reply.status != 401 ? "token-file" : NULL,
+    };
+    audit_write(rq->http->config.audit, &line);
+}
+
 static enum MHD_Result answer(struct request *rq)
 {
     enum MHD_ResponseMemoryMode mode = rq->reply.body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT;
@@ -181,6 +208,7 @@ static enum MHD_Result answer(struct request *rq)
         return MHD_NO;
     rq->reply.body = NULL;
     rq->state = ANSWERED;
+    audit(rq);
     if (rq->reply.len)
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
     if (rq->reply.status == 405)
@@ -257,38 +285,17 @@ static void *begin(void *arg, const char *target, struct MHD_Connection *connect
     return rq;
 }
 
-static void audit(struct request *rq)
-{
-    char remote[INET6_ADDRSTRLEN] = "unix";
-    const union MHD_ConnectionInfo *info =
-        rq->http->config.over_unix ? NULL : MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    if (info && info->client_addr && info->client_addr->sa_family == AF_INET)
-        inet_ntop(AF_INET, &((const struct sockaddr_in *)info->client_addr)->sin_addr, remote, sizeof remote);
-    else if (info && info->client_addr && info->client_addr->sa_family == AF_INET6)
-        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)info->client_addr)->sin6_addr, remote, sizeof remote);
-    rq->target_text[strcspn(rq->target_text, "?")] = 0;
-    struct audit_line line = {
-        .method = rq->method,
-        .path = rq->target_text,
-        .status = rq->reply.status,
-        .latency_us = (clock_monotonic_ns() - rq->began_ns) / NS_PER_US,
-        .ua = header(rq, MHD_HTTP_HEADER_USER_AGENT),
-        .remote = remote,
-        .token_id = rq->http->config.token && rq->reply.status != 401 ? "token-file" : NULL,
-    };
-    audit_write(rq->http->config.audit, &line);
-}
-
 static void end(void *arg, struct MHD_Connection *connection, void **context, enum MHD_RequestTerminationCode code)
 {
     struct request *rq = *context;
     if (!rq)
         return;
-    if (rq->judged)
+    if (rq->judged && !rq->audited)
         audit(rq);
     reply_free(&rq->reply);
     free(rq->body);
     free(rq->target_text);
+    free(rq->user_agent);
     free(rq);
     *context = NULL;
 }
