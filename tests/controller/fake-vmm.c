@@ -8,7 +8,7 @@
  *     boot=refused | panic | exit | silent     ready=fail     warm=fail     freeze=fail     load=fail
  *     spawn=fail:N | die:N       the Nth spawn of the template is refused, or its child dies unborn
  *     identity=fail:N | hangup:N the Nth child does not take its identity
- *     hang                       a template that does not answer SPAWN
+ *     template=hang              SPAWN is not answered
  *
  * The words travel from parent to template in the state file. */
 #include "base/io.h"
@@ -394,7 +394,7 @@ static void become_sandbox(struct ctl_message *spawn)
 static void spawn(struct ctl_message *m)
 {
     me.number++;
-    if (word("hang"))
+    if (word("template=hang"))
         return;
     if (me.number == word_number("spawn=fail:")) {
         struct err err;

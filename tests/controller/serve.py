@@ -1,0 +1,182 @@
+"""How forkd-controller starts, whom it lets in, and how it ends."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+
+from harness import CONTROLLER, Connection, case, main, until
+
+
+def refuses(c, *flags, words, env=None, status=1):
+    """The controller does not start, and says so."""
+    full = {**os.environ, 'FORKD_VMM': c.vmm, **(env or {})}
+    defaults = ['--bind', 'unix:' + c.socket, '--state', c.state, '--audit-log', c.audit]
+    run = subprocess.run([CONTROLLER, 'serve', *defaults, *flags], env=full, capture_output=True, text=True, timeout=60,
+                         check=False)
+    assert run.returncode == status and words in run.stderr, (run.returncode, run.stderr)
+
+
+@case(start=False)
+def a_state_file_of_the_original_is_refused_and_left_alone(c):
+    with open(c.state, 'w', encoding='utf-8') as file:
+        file.write('{"snapshots":{},"sandboxes":{}}')
+    refuses(c, words='is not a state file of forkd-controller and is left as it is')
+    with open(c.state, encoding='utf-8') as file:
+        assert file.read() == '{"snapshots":{},"sandboxes":{}}'
+
+
+@case(start=False)
+def a_database_of_another_program_is_refused(c):
+    with sqlite3.connect(c.state) as db:
+        db.execute('CREATE TABLE theirs(x)')
+    refuses(c, words='is a database of another program')
+
+
+@case(start=False)
+def a_directory_as_state_means_a_file_in_it(c):
+    where = os.path.join(c.dir, 'there')
+    os.mkdir(where)
+    c.state, keep = where, c.state
+    c.run = os.path.join(where, 'state.db.run')
+    c.start()
+    assert os.path.exists(os.path.join(where, 'state.db'))
+    assert not os.path.exists(keep)
+
+
+@case()
+def two_controllers_on_one_state_refuse(c):
+    other = os.path.join(c.dir, 'other')
+    refuses(c, '--bind', 'unix:' + other, words='another forkd-controller is running on this state')
+    assert c.get('/healthz')[0] == 200
+
+
+@case()
+def a_socket_in_use_is_not_taken_away(c):
+    refuses(c, '--state', os.path.join(c.dir, 'second.db'), words='somebody listens there already')
+    assert c.get('/healthz')[0] == 200
+
+
+@case(start=False)
+def an_open_bind_needs_a_token(c):
+    refuses(c, '--bind', '0.0.0.0:0', words='it needs a --token-file')
+    refuses(c, '--bind', '[::]:0', words='it needs a --token-file')
+
+
+@case(start=False)
+def bad_flags_are_usage_errors(c):
+    for flags in (['--none'], ['--bind'], ['more'], ['--spawns-at-once', '0']):
+        refuses(c, *flags, words='', status=2)
+    refuses(c, '--bind', 'nowhere', words='is neither ADDRESS:PORT nor unix:/path')
+
+
+@case(start=False)
+def a_missing_vmm_is_named(c):
+    refuses(c, words='FORKD_VMM=/none: No such file or directory', env={'FORKD_VMM': '/none'})
+
+
+def token_file(c, text):
+    path = os.path.join(c.dir, 'token')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
+    return path
+
+
+@case(start=False)
+def weak_tokens_are_refused(c):
+    for text, words in (('short', 'is shorter than 16 bytes'), ('REPLACE_ME_WITH_SOMETHING', 'is a placeholder'),
+                        ('CHANGE_ME_CHANGE_ME', 'is a placeholder'), ('two words of a token', 'must hold one token')):
+        refuses(c, '--token-file', token_file(c, text), words=words)
+    refuses(c, '--token-file', '/none', words='/none')
+
+
+@case(start=False)
+def a_token_is_asked_for_everywhere_but_at_healthz(c):
+    token = 'a-token-of-some-length'
+    c.flags = ['--token-file', token_file(c, token + '\n')]
+    c.start()
+    good = {'Authorization': 'Bearer ' + token}
+    assert c.get('/healthz')[0] == 200
+    assert c.get('/version') == (401, {'error': 'missing bearer token'})
+    assert c.get('/none') == (401, {'error': 'missing bearer token'})
+    for wrong in ('x', token[:-1], token + 'x', token.upper(), ''):
+        assert c.call('GET', '/version', None, {'Authorization': 'Bearer ' + wrong})[0] == 401
+    assert c.call('GET', '/version', None, {'Authorization': 'Bearer ' + wrong})[1]['error'] == 'invalid bearer token'
+    assert c.call('GET', '/version', None, {'Authorization': 'Basic ' + token})[0] == 401
+    assert c.call('GET', '/version', None, good)[0] == 200
+    assert c.call('GET', '/version', None, {'Authorization': 'bearer ' + token})[0] == 200
+    assert c.call('GET', '/none', None, good)[0] == 404
+    assert c.stop() == 0
+
+
+@case()
+def one_connection_serves_many_requests(c):
+    connection = Connection(c.socket)
+    for path, status in (('/healthz', 200), ('/none', 404), ('/v1/sandboxes', 200), ('/v1/sandboxes/x', 404)) * 3:
+        connection.request('GET', path)
+        response = connection.getresponse()
+        assert response.status == status and response.read()
+    connection.close()
+
+
+@case()
+def rubbish_on_the_socket_harms_nobody(c):
+    rubbish = [b'', b'\0' * 100, b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n', b'\xff' * 5000, b'POST /v1/snapshots HTTP/1.1\r\n',
+               b'GET /healthz HTTP/1.1\r\nHost: x\r\nX: ' + b'y' * 200000 + b'\r\n\r\n',
+               b'POST /v1/snapshots HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n',
+               b'POST /v1/snapshots HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\nx']
+    for data in rubbish:
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(ConnectionError):
+            sock.connect(c.socket)
+            sock.sendall(data)
+            assert c.get('/healthz') == (200, {'ok': True}), data[:40]
+
+
+@case()
+def a_head_over_the_limit_is_431(c):
+    status, answer = c.call('GET', '/healthz', None, {'X': 'y' * 20000})
+    assert status == 431 and list(answer) == ['error']
+
+
+@case()
+def a_client_that_hangs_up_leaves_its_spawn_consistent(c):
+    c.snapshot()
+    body = b'{"snapshot_tag":"py","n":5}'
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(c.socket)
+        sock.sendall(b'POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s' % (len(body), body))
+        until(lambda: len(c.processes()) > 1, 'the spawn has begun')
+    until(lambda: len(c.ids()) == 5, 'the spawn is done all the same')
+
+
+@case()
+def sighup_reopens_the_audit_log(c):
+    os.rename(c.audit, c.audit + '.1')
+    c.process.send_signal(signal.SIGHUP)
+
+    def reopened():
+        c.get('/healthz')
+        return os.path.exists(c.audit) and os.path.getsize(c.audit) > 0
+    until(reopened, 'lines go to the new file')
+
+
+@case()
+def sigterm_finishes_what_is_being_done(c):
+    c.snapshot()
+    one = c.fork()[0]['id']
+    connection = Connection(c.socket)
+    connection.request('POST', f'/v1/sandboxes/{one}/exec', json.dumps({'args': ['nap']}))
+    c.get('/healthz')
+    c.process.send_signal(signal.SIGTERM)
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert c.process.wait(60) == 0
+    c.process = None
+    assert not os.path.exists(c.socket)
+    c.start()
+
+
+raise SystemExit(main())
