@@ -2,6 +2,7 @@
 #include "driver.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -14,6 +15,7 @@ struct fixture {
     struct driver d;
     struct virtq vq;
     struct virtq_chain chain;
+    bool stop;
 };
 
 static void set_up(struct fixture *f, uint64_t ram)
@@ -294,6 +296,44 @@ static void rings_that_are_not_memory_cannot_be_enabled(void **state)
     driver_destroy(&f.d);
 }
 
+/* Another CPU of the guest turns good descriptors into bad ones and back, as fast as it can. */
+static void *rewrite_for_ever(void *arg)
+{
+    struct fixture *f = arg;
+    for (unsigned n = 0; !__atomic_load_n(&f->stop, __ATOMIC_RELAXED); n++) {
+        driver_set_desc(&f->d, 0, 0, n % 3 ? 0x10000 : UINT64_MAX - 8, n % 5 ? 4096 : UINT32_MAX, NEXT, n % 7 ? 1 : 0);
+        driver_set_desc(&f->d, 0, 1, n % 11 ? 0x20000 : DRIVER_RAM - 1, n % 2 ? 512 : 2, n % 13 ? WRITE : NEXT, 0xffff);
+    }
+    return NULL;
+}
+
+static void a_chain_that_changes_while_it_is_read_is_good_or_refused(void **state)
+{
+    static struct fixture f;
+    pthread_t guest;
+    unsigned good = 0, bad = 0;
+    set_up(&f, DRIVER_RAM);
+    assert_int_equal(pthread_create(&guest, NULL, rewrite_for_ever, &f), 0);
+    while (good < 1000 || bad < 1000) { /* both were met */
+        if (virtq_walk(&f.vq, &f.d.gmem, 0, &f.chain) < 0) {
+            bad++;
+            continue;
+        }
+        good++;
+        uint64_t total = 0, offset;
+        unsigned n = f.chain.readable + f.chain.writable;
+        assert_true(n > 0 && n <= VIRTQ_CHAIN_MAX);
+        for (unsigned s = 0; s < n; s++) {
+            assert_true(gmem_offset(&f.d.gmem, f.chain.segment[s].gpa, f.chain.segment[s].len, &offset));
+            total += f.chain.segment[s].len;
+        }
+        assert_true(total == (uint64_t)f.chain.readable_len + f.chain.writable_len);
+    }
+    __atomic_store_n(&f.stop, true, __ATOMIC_RELAXED);
+    pthread_join(guest, NULL);
+    driver_destroy(&f.d);
+}
+
 static void state_round_trips_and_hostile_state_is_refused(void **state)
 {
     struct fixture f;
@@ -355,6 +395,7 @@ int main(void)
         cmocka_unit_test(lengths_that_overflow_together_are_refused),
         cmocka_unit_test(addresses_outside_memory_are_refused),
         cmocka_unit_test(rings_that_are_not_memory_cannot_be_enabled),
+        cmocka_unit_test(a_chain_that_changes_while_it_is_read_is_good_or_refused),
         cmocka_unit_test(state_round_trips_and_hostile_state_is_refused),
         cmocka_unit_test(the_driver_says_whether_it_wants_interrupts),
     };
