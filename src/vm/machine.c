@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "sys/kvm.h"
+#include "vm/notify.h"
 #include "vm/vcpu.h"
 
 #include <string.h>
@@ -255,6 +256,7 @@ int machine_attach(struct machine *m, const struct machine_host *host, const str
     atomic_store(&m->order, ORDER_PARK);
     m->host.loop->on_wake = on_wake;
     m->host.loop->owner = m;
+    notify_init(m);
     m->phase = MACHINE_ATTACHED;
     int rc = vcpu_signal_init(err);
     if (rc == 0)
@@ -278,6 +280,7 @@ void machine_detach(struct machine *m)
     vcpu_order_all(m, ORDER_END);
     for (unsigned i = 0; i < m->config.vcpus; i++)
         vcpu_join(&m->vcpu[i]);
+    notify_destroy(m);
     pthread_mutex_lock(&m->lock);
     if (m->config.disk)
         blk_detach(&m->blk);
@@ -397,15 +400,6 @@ int machine_resume(struct machine *m, struct err *err)
 
 /* --- the loop's side of what vCPU threads and devices noticed --- */
 
-static void serve_queues(struct machine *m)
-{
-    for (unsigned slot = 0; slot < MACHINE_SLOTS; slot++) {
-        struct virtio_dev *dev = machine_virtio(m, slot);
-        if (dev && dev->notified)
-            virtio_serve(dev);
-    }
-}
-
 static void tell_stall(struct machine *m)
 {
     struct err err = {0}, why = m->stall_err;
@@ -421,7 +415,7 @@ static void on_wake(struct loop *loop)
     struct machine *m = loop->owner;
     pthread_mutex_lock(&m->lock);
     if (!m->end_pending)
-        serve_queues(m);
+        notify_serve(m);
     bool bell = m->doorbell_pending, stall = m->stall_pending, end = m->end_pending && !m->end_told;
     uint32_t port = m->doorbell_port;
     m->doorbell_pending = m->stall_pending = false;

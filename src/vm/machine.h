@@ -89,6 +89,13 @@ struct vcpu {
     struct vcpu_state state;
 };
 
+/* How one queue's notifications arrive (notify.h). */
+struct notifier {
+    struct loop_source source; /* the ioeventfd, once there is one */
+    struct machine *machine;
+    unsigned slot, queue, exits;
+};
+
 struct machine {
     /* State. */
     struct machine_config config;
@@ -110,6 +117,7 @@ struct machine {
     int vm_fd;
     size_t run_size;
     struct blk_backend disk_backend;
+    struct notifier notifier[MACHINE_SLOTS][VIRTIO_QUEUES_MAX];
     pthread_mutex_t lock;    /* the device lock */
     _Atomic uint32_t order;  /* what vCPU threads are to do: a generation and an enum machine_order; a futex */
     _Atomic uint32_t parked; /* vCPU threads that follow the order to park; a futex */
