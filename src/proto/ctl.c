@@ -1,13 +1,13 @@
 /* ctl.c: see ctl.h. Encoding and decoding of every message, and its way through a socket. */
 #include "proto/ctl.h"
 
-#include "base/clock.h"
+#include "base/fdpass.h"
 #include "base/own.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
+
+_Static_assert((int)CTL_FDS <= (int)FDPASS_MAX, "a message carries all descriptors there are");
 
 #define FD(x) (1u << CTL_FD_##x)
 
@@ -219,11 +219,7 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
 int ctl_send(int sock, const struct ctl_message *m, struct err *err)
 {
     uint8_t buf[CTL_MESSAGE_MAX];
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * CTL_FDS)];
-    } control = {0};
-    int fds[CTL_FDS] = {0};
+    int fds[CTL_FDS];
     unsigned count = 0;
     uint32_t mask = 0;
     for (int i = 0; i < CTL_FDS; i++) {
@@ -241,43 +237,8 @@ int ctl_send(int sock, const struct ctl_message *m, struct err *err)
     pack_body(&p, m);
     if (p.full)
         return err_say(err, EMSGSIZE, "a %s message is too long", ctl_type_name(m->type));
-
-    struct iovec iov = {buf, p.len};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (count) {
-        msg.msg_control = control.bytes;
-        msg.msg_controllen = CMSG_SPACE(sizeof(int) * count);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int) * count);
-        memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
-    }
-    ssize_t n;
-    do
-        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? err_set(err, errno, "send %s", ctl_type_name(m->type)) : 0;
-}
-
-/* Takes every descriptor out of a received message's control data; the surplus is closed. */
-static unsigned take_fds(struct msghdr *msg, int *fds, unsigned cap)
-{
-    unsigned count = 0;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < n; i++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-            if (count < cap)
-                fds[count++] = fd;
-            else
-                close(fd);
-        }
-    }
-    return count;
+    int rc = fdpass_send(sock, buf, p.len, fds, count, err);
+    return rc < 0 ? err_wrap(err, "send %s", ctl_type_name(m->type)) : 0;
 }
 
 static int decode(struct ctl_message *m, const uint8_t *buf, size_t len, int *fds, unsigned count)
@@ -301,48 +262,36 @@ static int decode(struct ctl_message *m, const uint8_t *buf, size_t len, int *fd
     return 0;
 }
 
-int ctl_recv(int sock, struct ctl_message *m, struct err *err)
+/* What fdpass received: 1 and a message, 0 for the end, or the error. */
+static int take(struct ctl_message *m, const uint8_t *buf, ssize_t len, int *fds, size_t count, struct err *err)
 {
-    uint8_t buf[CTL_MESSAGE_MAX];
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * CTL_FDS)];
-    } control;
-    struct iovec iov = {buf, sizeof buf};
-    struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control};
-    ssize_t n;
-    do
-        n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return err_set(err, errno, "receive a control message");
-    int fds[CTL_FDS] = {0};
-    unsigned count = take_fds(&msg, fds, CTL_FDS);
-    if (n == 0 && count == 0)
-        return 0;
-    int rc = -EPROTO;
-    if (!(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
-        rc = decode(m, buf, (size_t)n, fds, count);
-    if (rc == 0)
+    if (len == -EMSGSIZE || len == -EPROTO)
+        return err_wrap(err, "a control message is malformed"), -EPROTO;
+    if (len <= 0)
+        return (int)len;
+    if (decode(m, buf, (size_t)len, fds, (unsigned)count) == 0)
         return 1;
-    for (unsigned i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         close(fds[i]);
     return err_say(err, EPROTO, "a control message is malformed");
 }
 
+int ctl_recv(int sock, struct ctl_message *m, struct err *err)
+{
+    uint8_t buf[CTL_MESSAGE_MAX];
+    int fds[CTL_FDS];
+    size_t count = CTL_FDS;
+    ssize_t len = fdpass_recv(sock, buf, sizeof buf, fds, &count, err);
+    return take(m, buf, len, fds, count, err);
+}
+
 int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct err *err)
 {
-    for (;;) {
-        struct pollfd p = {.fd = sock, .events = POLLIN};
-        int n = poll(&p, 1, clock_ms_until(deadline_ns));
-        if (n > 0)
-            return ctl_recv(sock, m, err);
-        if (n < 0 && errno != EINTR)
-            return err_set(err, errno, "wait for a control message");
-        if (n == 0 && clock_monotonic_ns() >= deadline_ns)
-            return err_say(err, ETIMEDOUT, "no control message came in time");
-    }
+    uint8_t buf[CTL_MESSAGE_MAX];
+    int fds[CTL_FDS];
+    size_t count = CTL_FDS;
+    ssize_t len = fdpass_recv_by(sock, buf, sizeof buf, fds, &count, deadline_ns, err);
+    return take(m, buf, len, fds, count, err);
 }
 
 int ctl_send_failed(int sock, uint32_t request, const struct err *why, struct err *err)

@@ -1,5 +1,5 @@
-/* fdpass.c: claims about src/sys/fdpass. */
-#include "sys/fdpass.h"
+/* fdpass.c: claims about src/base/fdpass. */
+#include "base/fdpass.h"
 #include "base/clock.h"
 #include "base/own.h"
 

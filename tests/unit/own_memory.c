@@ -1,7 +1,7 @@
 /* own_memory.c: claims about src/sys/own_memory. */
 #include "sys/own_memory.h"
 #include "base/own.h"
-#include "sys/fdpass.h"
+#include "base/fdpass.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

@@ -2,7 +2,7 @@
 #include "sys/seccomp.h"
 #include "base/own.h"
 #include "sys/clone.h"
-#include "sys/fdpass.h"
+#include "base/fdpass.h"
 #include "sys/loop.h"
 
 #include <fcntl.h>

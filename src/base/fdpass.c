@@ -3,7 +3,7 @@
  * SECCOMP: sendmsg - control messages to the controller, with descriptors at birth
  * SECCOMP: recvmsg - control messages from the controller, with descriptors
  * SECCOMP: poll - waits for a control message until a deadline */
-#include "sys/fdpass.h"
+#include "base/fdpass.h"
 
 #include "base/clock.h"
 #include "base/own.h"

@@ -6,8 +6,8 @@
  * A peer that went away is an error of the sender (EPIPE, never SIGPIPE) and the value 0 at the receiver.
  *
  * Threads: a socket may be used by one sender and one receiver at once. */
-#ifndef FORKD_SYS_FDPASS_H
-#define FORKD_SYS_FDPASS_H
+#ifndef FORKD_BASE_FDPASS_H
+#define FORKD_BASE_FDPASS_H
 
 #include "base/err.h"
 
