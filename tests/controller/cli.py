@@ -1,0 +1,209 @@
+"""The command line: what it prints, its exit statuses, the controller of one's own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+from harness import case, main, until
+
+FORKD = os.environ['FORKD_TEST_CLI']
+
+
+def command(c, own):
+    env = {**os.environ, 'FORKD_VMM': c.vmm, 'FORKD_HOME': os.path.dirname(os.environ['FORKD_TEST_CONTROLLER'])}
+    env.pop('FORKD_URL', None)
+    env.update({'FORKD_STATE': c.state} if own else {'FORKD_URL': 'unix:' + c.socket})
+    return env
+
+
+def forkd(c, *args, status=0, own=False, stdin=''):
+    run = subprocess.run([FORKD, *args], env=command(c, own), capture_output=True, text=True, timeout=60, input=stdin,
+                         check=False)
+    assert run.returncode == status, (args, run.returncode, run.stdout, run.stderr)
+    return run
+
+
+def told(c, *args, **options):
+    return json.loads(forkd(c, *args, '--json', **options).stdout)
+
+
+@case()
+def a_whole_life_through_the_cli(c):
+    assert 'snapshot py is ready' in forkd(c, 'snapshot', '--tag', 'py', '--kernel', c.kernel(),
+                                           '--warmup', 'numpy').stdout
+    made = told(c, 'spawn', '--tag', 'py', '-n', '3')
+    one = made[0]['id']
+    assert [box['id'] for box in told(c, 'ls')] == sorted(box['id'] for box in made)
+    assert one in forkd(c, 'ls').stdout
+    assert forkd(c, 'exec', one, '--', 'echo', 'a', '-n').stdout == 'a -n\n'
+    assert forkd(c, 'exec', one, 'echo', '--all').stdout == '--all\n'
+    assert forkd(c, 'eval', one, '1+1').stdout == '2\n'
+    assert 'numpy 1.24.2' in forkd(c, 'ping', one).stdout
+    assert told(c, 'kill', one) == [one]
+    assert len(told(c, 'kill', '--tag', 'py')) == 2
+    assert told(c, 'images')['snapshots'][0]['tag'] == 'py'
+    assert 'deleted py' in forkd(c, 'rmi', 'py').stdout
+
+
+@case()
+def exec_returns_the_commands_code_and_streams(c):
+    c.snapshot()
+    one = c.fork()[0]['id']
+    forkd(c, 'exec', one, '--', 'exit', '7', status=7)
+    forkd(c, 'exec', one, '--', 'signal', status=137)
+    missing = forkd(c, 'exec', one, '--', 'none-such', status=127)
+    assert missing.stdout == '' and missing.stderr == 'none-such: not found'
+    assert 'ran out of time' in forkd(c, 'exec', one, 'slow', status=124).stderr
+    assert forkd(c, 'exec', one, '--stdin', 'cat', stdin='é\n').stdout == 'é\n'
+    answer = forkd(c, 'exec', one, '--env', 'A=b', '--cwd', '/tmp', 'env')
+    assert answer.stdout == 'A=b\n' and answer.stderr == '/tmp'
+    failed = forkd(c, 'eval', one, 'raise', status=1)
+    assert failed.stdout == '' and failed.stderr == 'Traceback: raised\n'
+
+
+@case()
+def errors_of_the_controller_are_told_as_they_are(c):
+    run = forkd(c, 'spawn', '--tag', 'none', status=1)
+    assert run.stderr == 'forkd: HTTP 404: {"error":"snapshot none not found"}\n' and run.stdout == ''
+    forkd(c, 'exec', 'sb-none', 'true', status=1)
+    forkd(c, 'kill', 'sb-none', status=1)
+    panic = forkd(c, 'snapshot', '--tag', 'x', '--kernel', c.kernel('boot=panic'), status=1).stderr
+    assert 'HTTP 500' in panic and panic.endswith('Kernel panic - not syncing: VFS: Unable to mount root fs\n'), panic
+
+
+@case(start=False)
+def wrong_usage_is_2(c):
+    for args in ([], ['none'], ['ls', 'x'], ['spawn'], ['spawn', '--tag'], ['spawn', '--tag', 'a', '-n', 'x'],
+                 ['spawn', '--none'], ['exec', 'id'], ['eval', 'id'], ['kill'], ['kill', 'id', '--all'], ['ping'],
+                 ['rmi'], ['rmi', 'a', '--cascade', '--force'], ['snapshot', '--kernel', 'k'], ['images', 'none'],
+                 ['spawn', '--tag', 'a', '--settle-secs', '1'], ['quickstart', '-n', '0'], ['doctor', 'x'],
+                 ['snapshot', '--tag', 'a', '--warmup', 'm', '--warmup-code', 'c']):
+        run = forkd(c, *args, status=2)
+        assert run.stderr and run.stdout == '', args
+
+
+@case(start=False)
+def every_verb_has_help(c):
+    verbs = re.findall(r'^  ([a-z]+)  +\S', forkd(c, '--help').stdout, re.M)
+    assert len(verbs) >= 14, verbs
+    for verb in verbs:
+        assert forkd(c, verb, '--help').stdout.startswith('usage: forkd '), verb
+    assert forkd(c, '--version').stdout.startswith('forkd ')
+
+
+@case(start=False)
+def a_controller_that_is_not_there_is_named(c):
+    assert 'cannot be asked' in forkd(c, 'ls', status=1).stderr
+    assert 'is neither' in forkd(c, 'ls', '--daemon-url', 'ftp://x', status=1).stderr
+
+
+@case()
+def fork_in_the_foreground_kills_its_children_when_told_to(c):
+    c.snapshot()
+    for how in (signal.SIGTERM, signal.SIGINT):
+        run = subprocess.Popen([FORKD, 'fork', '--tag', 'py', '-n', '2', '--settle-secs', '3600'],
+                               env=command(c, False), stdout=subprocess.PIPE)
+        until(lambda: len(c.ids()) == 2, 'the children are there')
+        run.send_signal(how)
+        assert run.wait(60) == 0
+        run.stdout.close()
+        assert c.ids() == []
+
+
+@case()
+def fork_in_the_foreground_ends_by_itself(c):
+    c.snapshot()
+    forkd(c, 'fork', '--tag', 'py', '--settle-secs', '1')
+    assert c.ids() == []
+
+
+@case()
+def kill_9_of_the_cli_harms_nobody(c):
+    c.snapshot()
+    run = subprocess.Popen([FORKD, 'fork', '--tag', 'py', '--settle-secs', '3600'], env=command(c, False),
+                           stdout=subprocess.DEVNULL)
+    one = until(c.ids, 'the child is there')[0]
+    run.kill()
+    run.wait(60)
+    assert c.exec(one, 'echo', 'alive')[0] == 200
+
+
+def own_controllers(c):
+    found = []
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{pid}/cmdline', 'rb') as file:
+                words = file.read().split(b'\0')
+        except OSError:
+            continue
+        if b'serve' in words and c.state.encode() in words:
+            found.append(int(pid))
+    return found
+
+
+def own(fn):
+    """A case about the controller of one's own, which is stopped whatever comes of it."""
+    def run(c):
+        try:
+            fn(c)
+        finally:
+            forkd(c, 'stop', own=True)
+            assert own_controllers(c) == []
+            c.assert_nothing_left()
+    run.__name__ = fn.__name__
+    return case(start=False)(run)
+
+
+@own
+def a_controller_is_started_when_none_runs(c):
+    assert own_controllers(c) == []
+    forkd(c, 'snapshot', '--tag', 'py', '--kernel', c.kernel(), own=True)
+    first = own_controllers(c)
+    assert len(first) == 1
+    assert len(told(c, 'spawn', '--tag', 'py', '-n', '2', own=True)) == 2
+    assert own_controllers(c) == first
+
+
+@own
+def of_many_commands_at_once_one_starts_it(c):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: forkd(c, 'ls', own=True), range(8)))
+    assert len(own_controllers(c)) == 1
+
+
+@own
+def after_its_death_the_next_one_takes_over(c):
+    forkd(c, 'snapshot', '--tag', 'py', '--kernel', c.kernel(), own=True)
+    one = told(c, 'spawn', '--tag', 'py', own=True)[0]['id']
+    os.kill(own_controllers(c)[0], signal.SIGKILL)
+    assert forkd(c, 'exec', one, 'echo', 'alive', own=True).stdout == 'alive\n'
+    forkd(c, 'stop', '--keep', own=True)
+    assert own_controllers(c) == [] and len(c.processes()) == 2
+    assert [box['id'] for box in told(c, 'ls', own=True)] == [one]
+
+
+@own
+def a_controller_that_cannot_start_says_why(c):
+    with open(c.state, 'w', encoding='utf-8') as file:
+        file.write('{}' * 20)
+    assert 'is not a state file of forkd-controller' in forkd(c, 'ls', status=1, own=True).stderr
+    os.unlink(c.state)
+
+
+@case(start=False)
+def doctor_names_what_it_looked_at_and_the_remedy(c):
+    run = subprocess.run([FORKD, 'doctor', '--json'], env=command(c, True), capture_output=True, text=True, timeout=60,
+                         check=False)
+    findings = json.loads(run.stdout)
+    assert [one['check'] for one in findings] == ['kvm', 'kvm-native', 'guest-image', 'disk', 'memory', 'cgroup',
+                                                  'nx-huge-pages', 'open-files']
+    for one in findings:
+        assert one['looked_at'] and one['found'] and one['result'] in ('pass', 'warn', 'fail'), one
+        assert one['result'] == 'pass' or one['remedy'], one
+    assert run.returncode == (1 if any(one['result'] == 'fail' for one in findings) else 0)
+
+
+raise SystemExit(main())
