@@ -41,7 +41,7 @@ struct request {
     struct rest_target target;
     const struct route *route;
     const char *param;
-    bool judged, refused, audited;
+    bool judged, refused, audited, counted;
     char *user_agent; /* or NULL */
     char allowed[64]; /* of a 405 */
     char *body;
@@ -166,14 +166,9 @@ static void run(struct request *rq)
 static void work(struct job *job)
 {
     struct request *rq = list_entry(job, struct request, job);
-    struct http *http = rq->http;
     run(rq);
     rq->state = ANSWERED;
     MHD_resume_connection(rq->connection);
-    pthread_mutex_lock(&http->lock);
-    http->working--;
-    pthread_cond_signal(&http->idle);
-    pthread_mutex_unlock(&http->lock);
 }
 
 /* Before the answer is sent, so that whoever has the answer finds its line. */
@@ -220,6 +215,15 @@ static enum MHD_Result answer(struct request *rq)
     return rc;
 }
 
+/* A request counts from when it is given to a worker until its answer was sent. */
+static void count(struct http *http, int by)
+{
+    pthread_mutex_lock(&http->lock);
+    http->working += (unsigned)by;
+    pthread_cond_signal(&http->idle);
+    pthread_mutex_unlock(&http->lock);
+}
+
 /* The body is complete: answer, or have a worker find the answer. */
 static enum MHD_Result dispatch(struct request *rq)
 {
@@ -233,18 +237,14 @@ static enum MHD_Result dispatch(struct request *rq)
     }
     rq->state = WORKING;
     rq->job.fn = work;
-    pthread_mutex_lock(&http->lock);
-    http->working++;
-    pthread_mutex_unlock(&http->lock);
+    count(http, 1);
+    rq->counted = true;
     MHD_suspend_connection(rq->connection);
     enum worker_kind kind = rq->route->pace == ROUTE_PATIENT ? WORKER_PATIENT : WORKER_ACTING;
     if (workers_submit(http->c->workers, kind, &rq->job, &err) == 0)
         return MHD_YES;
     refuse(rq, 503, err.text);
     rq->state = ANSWERED;
-    pthread_mutex_lock(&http->lock);
-    http->working--;
-    pthread_mutex_unlock(&http->lock);
     MHD_resume_connection(rq->connection);
     return MHD_YES;
 }
@@ -292,6 +292,8 @@ static void end(void *arg, struct MHD_Connection *connection, void **context, en
         return;
     if (rq->judged && !rq->audited)
         audit(rq);
+    if (rq->counted)
+        count(rq->http, -1);
     reply_free(&rq->reply);
     free(rq->body);
     free(rq->target_text);
