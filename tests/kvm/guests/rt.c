@@ -230,7 +230,7 @@ void cpu_interrupt(unsigned apic_id, uint8_t vector)
 void mark(uint32_t point)
 {
     out32(PORT_MARK, point);
-    while (in32(PORT_HOLD))
+    while (in32(PORT_HOLD) == 1) /* where there is no harness, a port nobody has reads as all ones */
         cpu_relax();
 }
 
