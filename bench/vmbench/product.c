@@ -152,7 +152,8 @@ static int template_make_here(struct product *p, unsigned mem_mib, unsigned fill
 int product_open(struct product *p, unsigned mem_mib, unsigned fill_mib, struct err *err)
 {
     *p = (struct product){.http_fd = -1};
-    strcpy(p->dir, "/tmp/vmbench-XXXXXX");
+    const char *tmp = getenv("TMPDIR");
+    snprintf(p->dir, sizeof p->dir, "%.40s/vmbench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(p->dir))
         return err_set(err, errno, "make a directory");
     int rc = controller_start(p, err);

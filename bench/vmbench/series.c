@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 enum { LIMIT_MS = 60000 };
 
@@ -138,10 +139,23 @@ static long field_of(const char *path, const char *key)
     return v;
 }
 
+/* Free pages that each CPU keeps for itself. Hundreds of MiB may be there, and MemAvailable leaves them out: what
+ * ends fills these lists, what is made next empties them, and MemAvailable hardly moves. */
+static long percpu_free_kib(void)
+{
+    char line[256];
+    long pages, sum = 0;
+    own_file FILE *f = fopen("/proc/zoneinfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, " count: %ld", &pages) == 1)
+            sum += pages * (sysconf(_SC_PAGESIZE) / 1024);
+    return sum;
+}
+
 static struct host_memory host_memory_now(void)
 {
     static const char *const kernel[] = {"VmallocUsed", "SUnreclaim", "PageTables", "SecPageTables", "KernelStack"};
-    struct host_memory now = {.available = field_of("/proc/meminfo", "MemAvailable")};
+    struct host_memory now = {.available = field_of("/proc/meminfo", "MemAvailable") + percpu_free_kib()};
     for (size_t i = 0; i < sizeof kernel / sizeof *kernel; i++)
         now.kernel += field_of("/proc/meminfo", kernel[i]);
     return now;
