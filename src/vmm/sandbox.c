@@ -1,8 +1,10 @@
 /* sandbox.c: a fork of a template becomes a running virtual machine.
  *
- *   unborn    attaches its copy of the machine to a KVM VM, restores the state. It ends when its socket closes.
+ *   unborn    a fork that has yet to say so.
  *   born      BORN was sent with the descriptor of its own memory: the controller has all it needs to kill,
- *             branch or adopt it. It waits for GO; no guest code has run. It still ends when its socket closes.
+ *             branch or adopt it, and answers while the machine is attached to a KVM VM and its state restored;
+ *             what fails there is FAILED, after BORN. Then it waits for GO; no guest code has run. It ends when
+ *             its socket closes.
  *   running   the guest runs. It outlives its controller. */
 #include "base/log.h"
 #include "base/own.h"
@@ -61,11 +63,12 @@ static int become(struct runner *runner, const struct vmm_origin *origin, struct
     if (rc == 0)
         rc = control_init(&runner->control, &runner->loop, CTL_ROLE_SANDBOX, spawn->spawn.id, spawn->spawn.secret,
                           steal_fd(&spawn->fd[CTL_FD_CTL]), steal_fd(&spawn->fd[CTL_FD_LISTEN]), memory, err);
-    if (rc == 0)
-        rc = attach(runner, origin, spawn, err);
     if (rc < 0)
         return rc;
     control_send_birth(&runner->control, CTL_BORN, spawn->request);
+    rc = attach(runner, origin, spawn, err);
+    if (rc < 0)
+        return rc;
     rc = wait_for_go(sock, err);
     if (rc <= 0)
         exit(rc < 0);
