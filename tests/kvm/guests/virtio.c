@@ -14,7 +14,6 @@ enum {
     REG_QUEUE_SIZE = 0x038,
     REG_QUEUE_READY = 0x044,
     REG_QUEUE_NOTIFY = 0x050,
-    REG_INTERRUPT_STATUS = 0x060,
     REG_INTERRUPT_ACK = 0x064,
     REG_STATUS = 0x070,
     REG_QUEUE_DESC = 0x080,
@@ -22,6 +21,8 @@ enum {
     REG_QUEUE_DEVICE = 0x0a0,
     REG_CONFIG = 0x100,
 };
+
+enum { INTERRUPT_QUEUE = 1, INTERRUPT_CONFIG = 2 };
 
 enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
 
@@ -74,9 +75,8 @@ void virtio_ack(struct virtio *dev)
     if (taken == dev->irqs_acked)
         return;
     dev->irqs_acked = taken;
-    uint32_t status = mmio_read32(dev->gpa + REG_INTERRUPT_STATUS);
-    if (status)
-        mmio_write32(dev->gpa + REG_INTERRUPT_ACK, status);
+    /* Both causes at once, without asking which it was: rings are looked at anyway, and each access is an exit. */
+    mmio_write32(dev->gpa + REG_INTERRUPT_ACK, INTERRUPT_QUEUE | INTERRUPT_CONFIG);
 }
 
 uint32_t virtio_config32(const struct virtio *dev, uint32_t at)
