@@ -13,6 +13,7 @@ help:
 	@echo "make test         everything: here, with sanitizers, and in the lab"
 	@echo "make check        what is quick of it: here only"
 	@echo "make lab          a shell in the emulated KVM host, with this tree in it"
+	@echo "make bench        what a fork costs, beside the least it can cost (docs/benchmarks.md)"
 	@echo "make deps         install what is missing (apt)"
 	@echo "make format tidy docs check-floors sanitize fuzz clean"
 
@@ -51,6 +52,10 @@ fuzz: deps
 
 check-floors:
 	@scripts/check-floors && echo "The floors hold."
+
+bench: build
+	@$(BUILD)/bench/vmbench spawn -n 100
+	@$(BUILD)/bench/vmbench spawn -n 100 --product
 
 # Generated and foreign files are left alone.
 SOURCES = $(shell git ls-files 'src/*.[ch]' 'tests/*.[ch]' 'guest/*.[ch]' 'bench/*.[ch]')
