@@ -15,7 +15,8 @@
 enum {
     PING_SECS = 10,
     GRACE_SECS = 10, /* beyond the time the agent itself keeps */
-    RECEIVE_MIN = 64 * 1024,
+    RECEIVE_MIN = 16 * 1024,
+    CONNECT_LINE_MAX = 32,
     REQUEST_SMALL = 4096,
     TOKEN_LEN = 32,
 };
@@ -26,7 +27,8 @@ struct talk {
     uint64_t deadline_ns;
     uint8_t *in;
     size_t in_len, in_cap;
-    size_t taken; /* bytes at the front of `in` that belong to the frame handed out last */
+    bool connected; /* the line that answers CONNECT was read */
+    size_t taken;   /* bytes at the front of `in` that belong to the frame handed out last */
 };
 
 static void talk_end(struct talk *talk)
@@ -83,28 +85,6 @@ static ssize_t talk_receive(struct talk *talk, void *into, size_t cap, struct er
     }
 }
 
-/* "CONNECT 52\n" and the line that answers it, read byte by byte: nothing after it is ours yet. */
-static int talk_open(struct talk *talk, const struct rundir *run, const char *id, unsigned secs, struct err *err)
-{
-    *talk = (struct talk){.fd = -1, .deadline_ns = clock_monotonic_ns() + secs * NS_PER_SEC};
-    talk->fd = rundir_connect_vsock(run, id, err);
-    if (talk->fd < 0)
-        return err_wrap(err, "the guest's vsock");
-    char line[32];
-    int rc = talk_send(talk, line, (size_t)snprintf(line, sizeof line, "CONNECT %d\n", AGENT_PORT), err);
-    for (size_t len = 0; rc == 0; len++) {
-        if (len == sizeof line)
-            return err_say(err, EPROTO, "the guest's vsock answered CONNECT with an overlong line");
-        ssize_t n = talk_receive(talk, line + len, 1, err);
-        if (n == 0)
-            return err_say(err, ECONNREFUSED, "no agent listens in the guest");
-        rc = n < 0 ? (int)n : 0;
-        if (n > 0 && line[len] == '\n')
-            return strncmp(line, "OK ", 3) == 0 ? 0 : err_say(err, EPROTO, "the guest's vsock refused to connect");
-    }
-    return rc;
-}
-
 static int talk_grow(struct talk *talk, size_t need, struct err *err)
 {
     if (need <= talk->in_cap)
@@ -118,9 +98,46 @@ static int talk_grow(struct talk *talk, size_t need, struct err *err)
     return 0;
 }
 
+/* More of what the agent's side sends; its end is an error. */
+static int talk_fill(struct talk *talk, size_t need, struct err *err)
+{
+    int rc = talk_grow(talk, need, err);
+    if (rc < 0)
+        return rc;
+    ssize_t n = talk_receive(talk, talk->in + talk->in_len, talk->in_cap - talk->in_len, err);
+    if (n == 0)
+        return talk->connected ? err_say(err, ECONNRESET, "the guest's agent hung up without an answer")
+                               : err_say(err, ECONNREFUSED, "no agent listens in the guest");
+    if (n < 0)
+        return (int)n;
+    talk->in_len += (size_t)n;
+    return 0;
+}
+
+/* The line that answers CONNECT comes before the agent's first frame. */
+static int talk_connected(struct talk *talk, struct err *err)
+{
+    const uint8_t *end;
+    while (!(end = talk->in_len ? memchr(talk->in, '\n', talk->in_len) : NULL)) {
+        if (talk->in_len > CONNECT_LINE_MAX)
+            return err_say(err, EPROTO, "the guest's vsock answered CONNECT with an overlong line");
+        int rc = talk_fill(talk, RECEIVE_MIN, err);
+        if (rc < 0)
+            return rc;
+    }
+    if (strncmp((const char *)talk->in, "OK ", 3) != 0)
+        return err_say(err, EPROTO, "the guest's vsock refused to connect");
+    talk->connected = true;
+    talk->taken = (size_t)(end - talk->in) + 1;
+    return 0;
+}
+
 /* The next frame; it lies in the buffer until the next call. REFUSED is an error. */
 static int talk_frame(struct talk *talk, struct agent_frame *frame, struct err *err)
 {
+    int rc = talk->connected ? 0 : talk_connected(talk, err);
+    if (rc < 0)
+        return rc;
     if (talk->taken) {
         memmove(talk->in, talk->in + talk->taken, talk->in_len - talk->taken);
         talk->in_len -= talk->taken;
@@ -135,15 +152,9 @@ static int talk_frame(struct talk *talk, struct agent_frame *frame, struct err *
             talk->taken = (size_t)len;
             break;
         }
-        int rc = talk_grow(talk, need, err);
+        rc = talk_fill(talk, need, err);
         if (rc < 0)
             return rc;
-        ssize_t n = talk_receive(talk, talk->in + talk->in_len, talk->in_cap - talk->in_len, err);
-        if (n == 0)
-            return err_say(err, ECONNRESET, "the guest's agent hung up without an answer");
-        if (n < 0)
-            return (int)n;
-        talk->in_len += (size_t)n;
     }
     struct agent_refused refused;
     if (frame->type != AGENT_REFUSED)
@@ -153,6 +164,32 @@ static int talk_frame(struct talk *talk, struct agent_frame *frame, struct err *
     int code = refused.kind == AGENT_BUSY ? EBUSY : refused.kind == AGENT_MALFORMED ? EPROTO : EIO;
     return err_say(err, code, "the guest's agent refused: %.*s",
                    (int)(refused.reason.len < 400 ? refused.reason.len : 400), refused.reason.at);
+}
+
+int agent_dial(const struct rundir *run, const char *id, struct err *err)
+{
+    char line[32];
+    size_t len = (size_t)snprintf(line, sizeof line, "CONNECT %d\n", AGENT_PORT);
+    own_fd int fd = rundir_connect_vsock(run, id, err);
+    if (fd < 0)
+        return err_wrap(err, "the guest's vsock");
+    /* A fresh socket has room for a line. */
+    if (send(fd, line, len, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)len)
+        return err_set(err, errno, "dial the guest's agent");
+    return steal_fd(&fd);
+}
+
+static void talk_begin(struct talk *talk, int dialled, unsigned secs)
+{
+    *talk = (struct talk){.fd = dialled, .deadline_ns = clock_monotonic_ns() + secs * NS_PER_SEC};
+}
+
+/* The request may follow the dialling at once: the VMM holds it back until the guest has accepted. */
+static int talk_open(struct talk *talk, const struct rundir *run, const char *id, unsigned secs, struct err *err)
+{
+    int fd = agent_dial(run, id, err);
+    talk_begin(talk, fd, secs);
+    return fd < 0 ? fd : 0;
 }
 
 /* Sends the packed request and, where one frame is all of the answer, takes it. */
@@ -349,15 +386,13 @@ static int outcome_of(const struct agent_frame *frame, enum agent_type type, con
                    outcome.error.at);
 }
 
-int agent_identify(const struct rundir *run, const char *id, unsigned secs, struct err *err)
+int agent_identify(int dialled, const char *id, unsigned secs, struct err *err)
 {
     uint8_t entropy[AGENT_ENTROPY_MIN + TOKEN_LEN], buf[REQUEST_SMALL];
+    own_talk struct talk talk;
+    talk_begin(&talk, dialled, secs);
     if (getrandom(entropy, sizeof entropy, 0) != sizeof entropy)
         return err_set(err, errno, "getrandom");
-    own_talk struct talk talk = {.fd = -1};
-    int rc = talk_open(&talk, run, id, secs, err);
-    if (rc < 0)
-        return rc;
     struct agent_identity m = {
         .entropy = agent_blob_of(entropy, AGENT_ENTROPY_MIN),
         .realtime_ns = clock_realtime_ns(),
@@ -368,7 +403,7 @@ int agent_identify(const struct rundir *run, const char *id, unsigned secs, stru
     struct pack request = pack_into(buf, sizeof buf);
     agent_pack_identity(&request, &m);
     struct agent_frame frame;
-    rc = talk_ask(&talk, &request, err);
+    int rc = talk_ask(&talk, &request, err);
     if (rc == 0)
         rc = talk_frame(&talk, &frame, err);
     return rc == 0 ? outcome_of(&frame, AGENT_IDENTIFIED, "the fork did not take its identity", EIO, err) : rc;

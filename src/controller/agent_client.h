@@ -19,8 +19,11 @@ int agent_exec(const struct rundir *run, const char *id, const struct rest_exec 
 /* {result, error, exit_code}, and what was printed: stdout, stderr. */
 int agent_eval(const struct rundir *run, const char *id, const struct rest_eval *rq, json_t **answer, struct err *err);
 
-/* Makes a fresh fork somebody of its own: entropy, wall clock, hostname, id, token; acknowledged on return. */
-int agent_identify(const struct rundir *run, const char *id, unsigned secs, struct err *err);
+/* Dials the agent of a guest that may not run yet; nothing is waited for. The descriptor is the caller's. */
+int agent_dial(const struct rundir *run, const char *id, struct err *err);
+/* Makes a fresh fork, dialled before, somebody of its own: entropy, wall clock, hostname, id, token; acknowledged on
+ * return. Takes the descriptor. */
+int agent_identify(int dialled, const char *id, unsigned secs, struct err *err);
 
 /* Warming up a parent. An exit status other than 0 of the command, a module that is not there: -EINVAL. */
 int agent_run_ready(const struct rundir *run, const char *id, const char *command, unsigned secs, struct err *err);

@@ -11,6 +11,7 @@
 #include "controller/workers.h"
 
 #include <limits.h>
+#include <stdatomic.h>
 
 struct monitor;
 
@@ -24,6 +25,8 @@ struct controller {
     struct registry *registry;
     struct fleet fleet;
     struct workers *workers;
+    struct job prepare_seats; /* queued while `preparing` */
+    atomic_bool preparing;
     struct monitor *monitor;
 };
 

@@ -185,7 +185,7 @@ static void tell_ready(int fd)
 
 static int serve(const struct options *o, const sigset_t *awaited, struct err *err)
 {
-    struct controller c = {.run.fd = -1, .cgroup = -1};
+    struct controller c = {.run = {.fd = -1, .ready_fd = -1}, .cgroup = -1};
     struct audit *audit = NULL;
     struct http *http = NULL;
     fleet_init(&c.fleet);

@@ -15,11 +15,43 @@
 
 enum { CONSOLE_LINES = 20, CONSOLE_WINDOW = 4096, VSOCK_BACKLOG = 64, CTL_BACKLOG = 4 };
 
+#define READY ".ready"
+
 static const char *const seat_names[] = {"ctl", "vsock", "console.log"};
+
+static void seat_remove(int parent, const char *id)
+{
+    own_fd int dirfd = openat(parent, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (dirfd < 0)
+        return;
+    for (size_t i = 0; i < sizeof seat_names / sizeof *seat_names; i++)
+        unlinkat(dirfd, seat_names[i], 0);
+    unlinkat(parent, id, AT_REMOVEDIR);
+}
+
+/* All seats of a directory: its own entries are names of seats. */
+static void directory_clear(int fd)
+{
+    int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    own_dir DIR *dir = copy < 0 ? NULL : fdopendir(copy);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        if (e->d_name[0] != '.')
+            seat_remove(fd, e->d_name);
+}
+
+/* Where this fails every seat is made when it is needed. */
+static void ready_open(struct rundir *run)
+{
+    if (mkdirat(run->fd, READY, 0700) < 0 && errno != EEXIST)
+        return;
+    run->ready_fd = openat(run->fd, READY, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (run->ready_fd >= 0)
+        directory_clear(run->ready_fd);
+}
 
 int rundir_open(const char *path, struct rundir *run, struct err *err)
 {
-    run->fd = -1;
+    *run = (struct rundir){.fd = -1, .ready_fd = -1};
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return err_set(err, errno, "make the run directory %s", path);
     own_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -28,11 +60,22 @@ int rundir_open(const char *path, struct rundir *run, struct err *err)
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return err_say(err, EWOULDBLOCK, "another forkd-controller is running on this state (it holds %s)", path);
     run->fd = steal_fd(&fd);
+    pthread_mutex_init(&run->lock, NULL);
+    ready_open(run);
     return 0;
 }
 
 void rundir_close(struct rundir *run)
 {
+    if (run->fd < 0)
+        return;
+    while (run->ready)
+        seat_close(&run->prepared[--run->ready].seat);
+    if (run->ready_fd >= 0)
+        directory_clear(run->ready_fd);
+    unlinkat(run->fd, READY, AT_REMOVEDIR);
+    pthread_mutex_destroy(&run->lock);
+    fd_close(&run->ready_fd);
     fd_close(&run->fd);
 }
 
@@ -78,12 +121,12 @@ static int seat_fill(int dirfd, bool with_layer, struct seat *seat, struct err *
     return 0;
 }
 
-int rundir_seat(const struct rundir *run, const char *id, bool with_layer, struct seat *seat, struct err *err)
+static int seat_make(int parent, const char *id, bool with_layer, struct seat *seat, struct err *err)
 {
     *seat = (struct seat)SEAT_EMPTY;
-    if (mkdirat(run->fd, id, 0700) < 0)
+    if (mkdirat(parent, id, 0700) < 0)
         return err_set(err, errno, "make the run directory of %s", id);
-    own_fd int dirfd = openat(run->fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    own_fd int dirfd = openat(parent, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int rc = dirfd < 0 ? err_set(err, errno, "open the run directory of %s", id) : 0;
     if (rc == 0)
         rc = seat_fill(dirfd, with_layer, seat, err);
@@ -91,8 +134,67 @@ int rundir_seat(const struct rundir *run, const char *id, bool with_layer, struc
         return 0;
     err_wrap(err, "the run directory of %s", id);
     seat_close(seat);
-    rundir_remove(run, id);
+    seat_remove(parent, id);
     return rc;
+}
+
+/* Sockets are found by their name, wherever their directory went. */
+static bool seat_take_prepared(struct rundir *run, const char *id, bool with_layer, struct seat *seat)
+{
+    char number[16];
+    pthread_mutex_lock(&run->lock);
+    bool any = run->ready > 0;
+    if (any) {
+        run->ready--;
+        *seat = run->prepared[run->ready].seat;
+        snprintf(number, sizeof number, "%u", run->prepared[run->ready].number);
+    }
+    pthread_mutex_unlock(&run->lock);
+    if (any && renameat(run->ready_fd, number, run->fd, id) < 0) {
+        seat_close(seat);
+        seat_remove(run->ready_fd, number);
+        return false;
+    }
+    if (any && !with_layer)
+        fd_close(&seat->layer);
+    return any;
+}
+
+int rundir_seat(struct rundir *run, const char *id, bool with_layer, struct seat *seat, struct err *err)
+{
+    return seat_take_prepared(run, id, with_layer, seat) ? 0 : seat_make(run->fd, id, with_layer, seat, err);
+}
+
+/* One more. False: there are enough, or it cannot be made. */
+static bool prepare_one(struct rundir *run)
+{
+    char name[16];
+    struct seat seat;
+    pthread_mutex_lock(&run->lock);
+    bool wanted = run->ready < SEATS_READY && run->ready_fd >= 0;
+    unsigned number = run->numbers++;
+    pthread_mutex_unlock(&run->lock);
+    snprintf(name, sizeof name, "%u", number);
+    if (!wanted || seat_make(run->ready_fd, name, true, &seat, NULL) < 0)
+        return false;
+    pthread_mutex_lock(&run->lock);
+    bool taken = run->ready < SEATS_READY;
+    if (taken) {
+        run->prepared[run->ready].number = number;
+        run->prepared[run->ready++].seat = seat;
+    }
+    pthread_mutex_unlock(&run->lock);
+    if (!taken) {
+        seat_close(&seat);
+        seat_remove(run->ready_fd, name);
+    }
+    return taken;
+}
+
+void rundir_prepare(struct rundir *run)
+{
+    while (prepare_one(run))
+        ;
 }
 
 int seat_layer_frozen(const struct seat *seat, int *fd, struct err *err)
@@ -108,12 +210,7 @@ int seat_layer_frozen(const struct seat *seat, int *fd, struct err *err)
 
 void rundir_remove(const struct rundir *run, const char *id)
 {
-    own_fd int dirfd = openat(run->fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (dirfd < 0)
-        return;
-    for (size_t i = 0; i < sizeof seat_names / sizeof *seat_names; i++)
-        unlinkat(dirfd, seat_names[i], 0);
-    unlinkat(run->fd, id, AT_REMOVEDIR);
+    seat_remove(run->fd, id);
 }
 
 unsigned rundir_sweep(const struct rundir *run, bool (*known)(void *arg, const char *id), void *arg)

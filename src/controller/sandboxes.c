@@ -112,10 +112,14 @@ static int child_start(struct controller *c, struct sandbox *b, struct err *err)
         return rc;
     rc = child_fork(c, b, &seat, err);
     seat_close(&seat);
+    /* Dialled while the child makes its VM, so that the guest finds the call when it wakes up. */
+    own_fd int dialled = rc == 0 ? agent_dial(&c->run, b->vmm.id, err) : rc;
+    if (rc == 0 && dialled < 0)
+        rc = dialled;
     if (rc == 0)
         rc = vmm_go(&b->vmm, err);
     if (rc == 0) {
-        rc = agent_identify(&c->run, b->vmm.id, IDENTIFY_SECS, err);
+        rc = agent_identify(steal_fd(&dialled), b->vmm.id, IDENTIFY_SECS, err);
         if (rc < 0)
             vmm_explain(&b->vmm, err);
     }
@@ -322,6 +326,23 @@ static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox
     return rc;
 }
 
+static void seats_refill_main(struct job *job)
+{
+    struct controller *c = list_entry(job, struct controller, prepare_seats);
+    rundir_prepare(&c->run);
+    atomic_store(&c->preparing, false);
+}
+
+/* For the next spawn, out of the way of this one's answer. */
+static void seats_refill(struct controller *c)
+{
+    if (atomic_exchange(&c->preparing, true))
+        return;
+    c->prepare_seats.fn = seats_refill_main;
+    if (workers_submit(c->workers, WORKER_HELPER, &c->prepare_seats, NULL) < 0)
+        atomic_store(&c->preparing, false);
+}
+
 int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sandbox ***made, struct err *err)
 {
     struct snapshot *base = NULL;
@@ -337,6 +358,7 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sa
         snapshot_children_left(c, base, rq->n);
     } else {
         *made = box;
+        seats_refill(c);
     }
     snapshot_unref(&c->fleet, base);
     return rc;

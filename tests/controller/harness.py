@@ -152,7 +152,7 @@ class Controller:
         return found
 
     def run_directories(self):
-        return sorted(name for name in os.listdir(self.run) if name != 'pid') if os.path.isdir(self.run) else []
+        return sorted(name for name in os.listdir(self.run) if name not in ('pid', '.ready')) if os.path.isdir(self.run) else []
 
     def template(self):
         """The pid of the one template: a forkd-vmm whose parent is the controller."""
