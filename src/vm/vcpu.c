@@ -59,11 +59,19 @@ static bool run_once(struct vcpu *v, unsigned *enomem)
     return false;
 }
 
+/* Both threads write this byte. A CPU clears it before it looks at its order again, the loop's thread sets it after
+ * it gave one: whichever comes last in the one order of such stores, the CPU sees either the order or the byte. A
+ * plain store could linger past that look, undo the other's, and the kick would be lost. */
+static void immediate_exit_set(struct vcpu *v, bool on)
+{
+    __atomic_store_n(&v->run->immediate_exit, on, __ATOMIC_SEQ_CST);
+}
+
 /* The last exit is complete when KVM_RUN returns EINTR; completing one may give another (an access that crosses
  * two windows). */
 static void complete_last_exit(struct vcpu *v)
 {
-    v->run->immediate_exit = 1;
+    immediate_exit_set(v, true);
     while (ioctl(v->fd, KVM_RUN, 0) == 0)
         if (!bus_exit(v))
             return;
@@ -81,7 +89,7 @@ static void park(struct vcpu *v, uint32_t order)
     futex_wake(&m->parked);
     while (atomic_load(&m->order) == order)
         futex_wait(&m->order, order);
-    v->run->immediate_exit = 0;
+    immediate_exit_set(v, false);
 }
 
 /* The guest is over: nothing to run until the loop thread has noticed and ends the threads. */
@@ -164,7 +172,7 @@ void vcpu_order_all(struct machine *m, enum vcpu_order order)
         struct vcpu *v = &m->vcpu[i];
         if (!v->started)
             continue;
-        __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+        immediate_exit_set(v, true);
         pthread_kill(v->thread, KICK_SIGNAL);
     }
 }
