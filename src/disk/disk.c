@@ -135,6 +135,17 @@ int disk_open_private(struct disk *disk, int fd, struct err *err)
     return append_private(disk, steal_fd(&layer), err);
 }
 
+int disk_take(struct disk *disk, struct disk *from, struct err *err)
+{
+    if (from->private_layer >= 0)
+        return err_say(err, EINVAL, "a disk with a private layer keeps its layers");
+    int rc = disk_open_base(disk, steal_fd(&from->base_fd), err);
+    for (unsigned i = 0; rc == 0 && i < from->opened; i++)
+        rc = disk_open_frozen(disk, steal_fd(&from->layer_fd[i]), err);
+    disk_close(from);
+    return rc;
+}
+
 int disk_freeze(struct disk *disk, int fd, struct err *err)
 {
     own_fd int layer = fd;

@@ -76,6 +76,9 @@ int disk_open_frozen(struct disk *disk, int fd, struct err *err);
 /* The private layer: a regular file, empty, opened for reading and writing, that nobody else writes to. Base and
  * all frozen layers are open. */
 int disk_open_private(struct disk *disk, int fd, struct err *err);
+/* Takes base and frozen layers from another disk on the same base, instead of opening them: for a disk that was
+ * loaded with at least those layers. `from` has no private layer, and is closed afterwards. */
+int disk_take(struct disk *disk, struct disk *from, struct err *err);
 /* Closes all descriptors. What the private layer held belongs to a frozen one in the state that is left. */
 void disk_close(struct disk *disk);
 

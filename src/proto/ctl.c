@@ -35,6 +35,9 @@ static const struct {
     [CTL_DOORBELL] = {"DOORBELL", 0, 0},
     [CTL_STALLED] = {"STALLED", 0, 0},
     [CTL_ENDED] = {"ENDED", 0, 0},
+    [CTL_BRANCH] = {"BRANCH", FD(CTL) | FD(LISTEN) | FD(PEER) | FD(OWN_MEMORY), FD(CGROUP)},
+    [CTL_STREAM] = {"STREAM", FD(PEER), FD(LAYER)},
+    [CTL_BRANCHED] = {"BRANCHED", FD(OWN_MEMORY), 0},
 };
 
 const char *ctl_type_name(enum ctl_type type)
@@ -73,6 +76,34 @@ static void pack_image(struct pack *p, const struct ctl_image *image)
         pack_u64(p, image->zero[i].offset);
         pack_u64(p, image->zero[i].len);
     }
+}
+
+static void pack_branched(struct pack *p, const struct ctl_branched *b)
+{
+    pack_u32(p, b->pid);
+    pack_u64(p, b->kick_ns);
+    pack_u64(p, b->save_ns);
+    pack_u64(p, b->log_ns);
+    pack_u64(p, b->pages_ns);
+    pack_u64(p, b->resume_ns);
+    pack_u32(p, b->rounds);
+    pack_u64(p, b->pages_streamed);
+    pack_u64(p, b->pages_in_pause);
+    pack_u64(p, b->pages_differing);
+}
+
+static void unpack_branched(struct unpack *u, struct ctl_branched *b)
+{
+    b->pid = unpack_u32(u);
+    b->kick_ns = unpack_u64(u);
+    b->save_ns = unpack_u64(u);
+    b->log_ns = unpack_u64(u);
+    b->pages_ns = unpack_u64(u);
+    b->resume_ns = unpack_u64(u);
+    b->rounds = unpack_u32(u);
+    b->pages_streamed = unpack_u64(u);
+    b->pages_in_pause = unpack_u64(u);
+    b->pages_differing = unpack_u64(u);
 }
 
 static void pack_body(struct pack *p, const struct ctl_message *m)
@@ -126,6 +157,14 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
     case CTL_ENDED:
         pack_u8(p, m->ended.reason);
         pack_str(p, m->ended.text);
+        break;
+    case CTL_BRANCH:
+        pack_str(p, m->branch.id);
+        pack_bytes(p, m->branch.secret, CTL_SECRET_LEN);
+        pack_u8(p, m->branch.compare);
+        break;
+    case CTL_BRANCHED:
+        pack_branched(p, &m->branched);
         break;
     default:
         break;
@@ -210,6 +249,14 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
     case CTL_ENDED:
         m->ended.reason = unpack_u8(u);
         unpack_str(u, m->ended.text, sizeof m->ended.text);
+        break;
+    case CTL_BRANCH:
+        unpack_str(u, m->branch.id, sizeof m->branch.id);
+        unpack_bytes(u, m->branch.secret, CTL_SECRET_LEN);
+        m->branch.compare = unpack_u8(u);
+        break;
+    case CTL_BRANCHED:
+        unpack_branched(u, &m->branched);
         break;
     default:
         break;

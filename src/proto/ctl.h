@@ -23,6 +23,15 @@
  *     GO    ------------------------------------------------------------------------->  runs
  *           <------------------------------------------------------------------------- DOORBELL, ENDED, ...
  *
+ * A branch makes a template of a running sandbox. The controller makes a socket pair for the two processes
+ * (snap/branch.h), asks the sandbox's last template to fork the new one, and the sandbox to serve it:
+ *
+ *   controller               last template               sandbox                     new template (fork of the last)
+ *     BRANCH (CTL, LISTEN, PEER, OWN_MEMORY) -->  clone3
+ *           <---------------- SPAWNED (PIDFD)
+ *     STREAM (PEER, LAYER) ----------------------------->  serves
+ *           <----------------------------------------------------------------------- BRANCHED (OWN_MEMORY)
+ *
  * A sandbox whose control socket closes before GO ends. After GO it outlives its controller: a new controller
  * connects to the listening socket the VMM holds (LISTEN), sends ADOPT with the secret given at birth, and
  * the accepted socket becomes the control socket. A parent ends with its controller (it is nobody's yet);
@@ -70,6 +79,9 @@ enum ctl_type {
     CTL_DOORBELL, /* event; body: ctl_doorbell */
     CTL_STALLED,  /* event; body: ctl_failed: the disk is full, the VM waits for RESUME */
     CTL_ENDED,    /* event; body: ctl_ended; the process ends after it */
+    CTL_BRANCH,   /* to a template; body: ctl_branch; CTL, LISTEN, PEER, OWN_MEMORY (the source's), [CGROUP] */
+    CTL_STREAM,   /* to the source; no body; PEER, [LAYER] (fresh); no reply but FAILED */
+    CTL_BRANCHED, /* on the new template's own socket; body: ctl_branched; OWN_MEMORY */
     CTL_TYPES_END
 };
 
@@ -87,7 +99,8 @@ enum ctl_fd {
     CTL_FD_MEMORY,  /* memfd: guest memory, page n at offset n * 4096 */
     CTL_FD_STATE,   /* memfd: the state file */
     CTL_FD_PIDFD,
-    CTL_FD_OWN_MEMORY, /* /proc/PID/mem of the sender, read-only */
+    CTL_FD_OWN_MEMORY, /* /proc/PID/mem of the sender, or of a branch's source, read-only */
+    CTL_FD_PEER,       /* one end of a SOCK_SEQPACKET pair between source and new template of a branch */
     CTL_FDS
 };
 
@@ -167,6 +180,20 @@ struct ctl_ended {
     char text[CTL_TEXT_MAX];
 };
 
+struct ctl_branch {
+    char id[CTL_ID_MAX];
+    uint8_t secret[CTL_SECRET_LEN];
+    uint8_t compare; /* compare all memory of source and branch in the pause: for tests */
+};
+
+struct ctl_branched {
+    uint32_t pid;
+    uint64_t kick_ns, save_ns, log_ns, pages_ns, resume_ns; /* phases of the pause */
+    uint32_t rounds;
+    uint64_t pages_streamed, pages_in_pause;
+    uint64_t pages_differing; /* UINT64_MAX where it was not asked for */
+};
+
 /* One message, decoded. Descriptors that are absent are -1; those present belong to the receiver. */
 struct ctl_message {
     enum ctl_type type;
@@ -183,6 +210,8 @@ struct ctl_message {
         struct ctl_failed failed;
         struct ctl_doorbell doorbell;
         struct ctl_ended ended;
+        struct ctl_branch branch;
+        struct ctl_branched branched;
     };
 };
 

@@ -8,6 +8,7 @@
  *   running   the guest runs. It outlives its controller. */
 #include "base/log.h"
 #include "base/own.h"
+#include "snap/branch.h"
 #include "sys/own_memory.h"
 #include "vmm/roles.h"
 #include "vmm/runner.h"
@@ -16,6 +17,31 @@
 
 /* Sandboxes go before templates when the host is out of memory. */
 enum { OOM_SCORE = 500 };
+
+/* What a running sandbox has besides its machine. */
+struct sandbox {
+    struct runner runner;
+    struct dirty dirty;
+    struct branch_source branch;
+};
+
+static void on_request(struct runner *runner, struct ctl_message *m)
+{
+    struct sandbox *s = runner->owner;
+    struct err err = {0};
+    int rc = 0;
+    if (m->type != CTL_STREAM)
+        rc = err_say(&err, EINVAL, "a sandbox cannot do %s", ctl_type_name(m->type));
+    /* KVM keeps the log from birth on; the bitmaps are made when they are first wanted. */
+    else if (!s->dirty.words)
+        rc = dirty_init(&s->dirty, runner->machine, &err);
+    if (rc == 0)
+        rc = branch_source_begin(&s->branch, runner->machine, &s->dirty, steal_fd(&m->fd[CTL_FD_PEER]),
+                                 steal_fd(&m->fd[CTL_FD_LAYER]), &err);
+    if (rc < 0)
+        control_send_failed(&runner->control, m->request, &err);
+    ctl_message_close(m);
+}
 
 static int open_layer(struct machine *m, struct ctl_message *spawn, struct err *err)
 {
@@ -51,8 +77,9 @@ static int wait_for_go(int sock, struct err *err)
     return m.type == CTL_GO ? 1 : 0;
 }
 
-static int become(struct runner *runner, const struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
+static int become(struct sandbox *s, const struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
 {
+    struct runner *runner = &s->runner;
     int sock = spawn->fd[CTL_FD_CTL];
     int memory = own_memory_open(origin->proc_fd, err);
     if (memory < 0)
@@ -77,18 +104,22 @@ static int become(struct runner *runner, const struct vmm_origin *origin, struct
 
 _Noreturn void sandbox_run(const struct vmm_origin *origin, struct machine *m, struct ctl_message *spawn)
 {
-    static struct runner runner;
+    static struct sandbox sandbox;
+    struct runner *runner = &sandbox.runner;
     struct err err = {0};
     int sock = spawn->fd[CTL_FD_CTL];
-    runner.machine = m;
-    runner.control.owner = &runner;
-    runner.control.request = runner_on_request;
-    runner.control.lost = runner_on_lost;
+    branch_source_init(&sandbox.branch);
+    runner->owner = &sandbox;
+    runner->machine = m;
+    runner->request = on_request;
+    runner->control.owner = runner;
+    runner->control.request = runner_on_request;
+    runner->control.lost = runner_on_lost;
     fd_close(&spawn->fd[CTL_FD_CGROUP]);
-    if (become(&runner, origin, spawn, &err) < 0) {
+    if (become(&sandbox, origin, spawn, &err) < 0) {
         ctl_send_failed(sock, spawn->request, &err, NULL);
         log_error("%s: %s", spawn->spawn.id, err.text);
         exit(1);
     }
-    exit(runner_run(&runner));
+    exit(runner_run(runner));
 }

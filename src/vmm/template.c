@@ -1,15 +1,18 @@
 /* template.c: a template holds a machine that has state and no host, and forks.
  *
  * It has one thread and no VM. It serves SPAWN one after the other: a fork into the cgroup that was made for the
- * child, whose pidfd goes to the controller. Everything else is the child's (sandbox.c). It must not touch guest
- * memory, which would make pages of its own that every fork copies the tables of. */
+ * child, whose pidfd goes to the controller. Everything else is the child's (sandbox.c). BRANCH forks, too: that
+ * child reads a running sandbox's memory until it equals it (snap/branch.h), and is a template then. It must not touch
+ * guest memory, which would make pages of its own that every fork copies the tables of. */
 #include "base/log.h"
 #include "base/own.h"
+#include "snap/branch.h"
 #include "sys/clone.h"
 #include "sys/own_memory.h"
 #include "vmm/roles.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct template
@@ -29,7 +32,10 @@ static void shed(struct template *t)
     control_destroy(&t->control);
 }
 
-static void spawn(struct template *t, struct ctl_message *m)
+static _Noreturn void become_branch(struct template *t, struct ctl_message *m);
+
+/* SPAWN and BRANCH: the fork becomes what the message says. */
+static void fork_off(struct template *t, struct ctl_message *m)
 {
     struct err err = {0};
     own_fd int pidfd = -1;
@@ -37,6 +43,8 @@ static void spawn(struct template *t, struct ctl_message *m)
     pid_t pid = clone_fork(&spec, &pidfd, &err);
     if (pid == 0) {
         shed(t);
+        if (m->type == CTL_BRANCH)
+            become_branch(t, m);
         sandbox_run(t->origin, t->machine, m);
     }
     if (pid < 0) {
@@ -50,13 +58,82 @@ static void spawn(struct template *t, struct ctl_message *m)
     control_send(&t->control, &reply);
 }
 
+static void on_request(struct control *control, struct ctl_message *m);
+static void on_lost(struct control *control);
+
+static int serve(struct template *t)
+{
+    struct err err = {0};
+    if (loop_run(&t->loop, &err) < 0) {
+        log_error("%s: %s", t->control.id, err.text);
+        return 1;
+    }
+    return t->exit_status;
+}
+
+/* Its own loop and control socket; from here on `sock` and `memory` are the control's. */
+static int begin_control(struct template *t, const char *id, const uint8_t *secret, int sock, int listen_fd, int memory,
+                         struct err *err)
+{
+    int rc = loop_init(&t->loop, err);
+    t->control.owner = t;
+    t->control.request = on_request;
+    t->control.lost = on_lost;
+    if (rc == 0)
+        rc = control_init(&t->control, &t->loop, CTL_ROLE_TEMPLATE, id, secret, sock, listen_fd, memory, err);
+    return rc;
+}
+
+static void send_branched(struct template *t, uint32_t request, const struct branch_report *report)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_BRANCHED, request);
+    m.branched = (struct ctl_branched){.pid = (uint32_t)getpid(),
+                                       .kick_ns = report->kick_ns,
+                                       .save_ns = report->save_ns,
+                                       .log_ns = report->log_ns,
+                                       .pages_ns = report->pages_ns,
+                                       .resume_ns = report->resume_ns,
+                                       .rounds = report->rounds,
+                                       .pages_streamed = report->pages_streamed,
+                                       .pages_in_pause = report->pages_in_pause,
+                                       .pages_differing = (uint64_t)report->pages_differing};
+    m.fd[CTL_FD_OWN_MEMORY] = t->control.own_memory_fd;
+    control_send(&t->control, &m);
+}
+
+/* In the fork: brings itself up to date with the source, and is a template from then on. */
+static _Noreturn void become_branch(struct template *t, struct ctl_message *m)
+{
+    struct err err = {0};
+    struct branch_report report;
+    int sock = m->fd[CTL_FD_CTL];
+    fd_close(&m->fd[CTL_FD_CGROUP]);
+    int memory = own_memory_open(t->origin->proc_fd, &err);
+    int rc = memory < 0 ? memory
+                        : begin_control(t, m->branch.id, m->branch.secret, steal_fd(&m->fd[CTL_FD_CTL]),
+                                        steal_fd(&m->fd[CTL_FD_LISTEN]), memory, &err);
+    if (rc == 0)
+        rc = branch_target_run(&t->machine, m->fd[CTL_FD_PEER], m->fd[CTL_FD_OWN_MEMORY], m->branch.compare, &report,
+                               &err);
+    fd_close(&m->fd[CTL_FD_PEER]);
+    fd_close(&m->fd[CTL_FD_OWN_MEMORY]);
+    if (rc < 0) {
+        ctl_send_failed(sock, m->request, &err, NULL);
+        exit(1);
+    }
+    send_branched(t, m->request, &report);
+    exit(serve(t));
+}
+
 static void on_request(struct control *control, struct ctl_message *m)
 {
     struct template *t = control->owner;
     struct err err = {0};
     switch (m->type) {
     case CTL_SPAWN:
-        spawn(t, m);
+    case CTL_BRANCH:
+        fork_off(t, m);
         break;
     case CTL_QUIT:
         t->exit_status = 0;
@@ -112,10 +189,6 @@ int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *
 {
     struct template t = {.origin = origin};
     struct err err = {0};
-    t.control.owner = &t;
-    t.control.request = on_request;
-    t.control.lost = on_lost;
-
     /* Ended children need no one to wait for them: their end is told by pidfds. */
     signal(SIGCHLD, SIG_IGN);
     int keep[CTL_FDS + 1];
@@ -128,18 +201,12 @@ int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *
     if (rc == 0)
         rc = open_machine(&t, load, &err);
     if (rc == 0)
-        rc = loop_init(&t.loop, &err);
-    if (rc == 0)
-        rc = control_init(&t.control, &t.loop, CTL_ROLE_TEMPLATE, load->load.id, load->load.secret, sock,
-                          steal_fd(&load->fd[CTL_FD_LISTEN]), memory, &err);
+        rc =
+            begin_control(&t, load->load.id, load->load.secret, sock, steal_fd(&load->fd[CTL_FD_LISTEN]), memory, &err);
     if (rc < 0) {
         ctl_send_failed(sock, load->request, &err, NULL);
         return 1;
     }
     control_send_birth(&t.control, CTL_LOADED, load->request);
-    if (loop_run(&t.loop, &err) < 0) {
-        log_error("%s: %s", t.control.id, err.text);
-        return 1;
-    }
-    return t.exit_status;
+    return serve(&t);
 }

@@ -1,0 +1,83 @@
+/* branch.h: a running sandbox becomes a template while it runs on.
+ *
+ * Theory of operation. Two processes take part: the *source*, a running sandbox, and the *target*, a fork of the
+ * source's last template, made for this branch. They talk over a socket pair of the controller's making and share a
+ * memfd of the target's: a bitmap of the pages wanted, and room for the source's state. The target leads:
+ *
+ *   target                                            source
+ *   HELLO (shared memfd, layers it has)  ---------->  maps it; the bitmap begins with all since the last branch
+ *   FETCH  -------------------------------------->   adds what was written since; answers FETCHED
+ *   reads those pages, and again, while the guest runs, until few are left, they stop shrinking, or ROUNDS_MAX
+ *   PARK  --------------------------------------->   parks, saves CPUs and devices; freezes the disk; fetches the
+ *                                                     last pages; answers PARKED (layers the target lacks)
+ *   reads the last pages into touched memory
+ *   RESUME  ------------------------------------->   runs on; answers RESUMED
+ *   puts the pages in place, unpacks the state: it is the template
+ *   DONE  --------------------------------------->   since the last branch: nothing
+ *
+ * Phases of the pause, as the source sees them: kick (orders given until all CPUs stand), save (their state, the
+ * disk's freeze, devices), log (the last fetch), pages (the target reads), resume.
+ *
+ * Invariants.
+ * 1. Whatever the target does, the source runs on: it resumes on RESUME, on the end of the socket, and after
+ *    PAUSE_MAX_MS.
+ * 2. Between the last fetch and RESUME nothing writes to the source's memory but requests in flight, whose pages the
+ *    branch reads half written and whose requests it does again.
+ * 3. A branch that fails loses nothing: what was fetched stays since the last branch until DONE.
+ * 4. Each side takes the other's messages for hostile: the shared memfd is sealed against shrinking, counts and
+ *    lengths are checked, the state is verified as a file's would be. */
+#ifndef FORKD_SNAP_BRANCH_H
+#define FORKD_SNAP_BRANCH_H
+
+#include "sys/loop.h"
+#include "vm/dirty.h"
+#include "vm/machine.h"
+
+enum {
+    BRANCH_ROUNDS_MAX = 8,
+    BRANCH_FEW_PAGES = 300,     /* left for the pause: about 0.3 ms of reading */
+    BRANCH_PAUSE_MAX_MS = 5000, /* a target that says nothing for so long is given up */
+    BRANCH_LAYERS_MAX = 14,     /* layers one branch can hand over */
+};
+
+struct branch_report {
+    uint64_t kick_ns, save_ns, log_ns, pages_ns, resume_ns; /* phases of the pause */
+    uint32_t rounds;
+    uint64_t pages_streamed; /* read while the source ran */
+    uint64_t pages_in_pause;
+    int64_t pages_differing; /* of all RAM, where asked to compare; else -1 */
+};
+
+/* --- source --- */
+
+/* One branch being made of this machine. Embedded in its owner. */
+struct branch_source {
+    struct machine *machine;
+    struct dirty *dirty;
+    struct loop_source peer; /* the socket to the target; closed by the branch */
+    int layer_fd;            /* the private layer after the freeze, or -1 */
+    void *shared;
+    size_t shared_bytes;
+    uint64_t *bitmap;
+    uint8_t *state;
+    size_t state_cap;
+    unsigned target_layers;
+};
+
+/* Serves the target on `peer` from the machine's loop. Takes both descriptors, whatever it returns. One branch at
+ * a time: -EBUSY while another is served. */
+int branch_source_begin(struct branch_source *b, struct machine *m, struct dirty *dirty, int peer, int layer_fd,
+                        struct err *err);
+/* Gives a branch up; the target sees the end of its socket. */
+void branch_source_end(struct branch_source *b);
+void branch_source_init(struct branch_source *b);
+
+/* --- target --- */
+
+/* Brings the plain machine *m, a fork of the last template's, to the source's state: *m is replaced by a machine on
+ * the same memory. `peer` and `memory_fd`, the source's memory, stay the caller's. With `compare` all memory is
+ * compared during the pause. On failure the process is of no use and must end. */
+int branch_target_run(struct machine **m, int peer, int memory_fd, bool compare, struct branch_report *report,
+                      struct err *err);
+
+#endif

@@ -1,0 +1,224 @@
+/* branch_source.c: the source's side of a branch; see branch.h.
+ *
+ * States, by what the target says next:
+ *   strange   nothing is mapped; only HELLO is allowed
+ *   known     the shared memfd is mapped; FETCH, PARK and DONE are allowed, in any number and order
+ *   (paused)  not a state of the loop: the pause is one function that returns with the guest running
+ * Anything else, or the end of the socket, ends the branch. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "snap/branch.h"
+#include "snap/branch_wire.h"
+#include "snap/machine_state.h"
+#include "snap/state_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+void branch_source_init(struct branch_source *b)
+{
+    *b = (struct branch_source){.peer = {.fd = -1}, .layer_fd = -1};
+}
+
+void branch_source_end(struct branch_source *b)
+{
+    int peer = b->peer.fd;
+    if (b->machine)
+        loop_remove(b->machine->host.loop, &b->peer);
+    fd_close(&peer);
+    fd_close(&b->layer_fd);
+    if (b->shared)
+        munmap(b->shared, b->shared_bytes);
+    branch_source_init(b);
+}
+
+/* The target's memfd: of the size its contents need, and sealed so that it cannot shrink under us. */
+static int share(struct branch_source *b, const struct branch_message *m, int fd, struct err *err)
+{
+    uint64_t bitmap = branch_bitmap_bytes(gmem_pages(&b->machine->gmem));
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (m->a < machine_state_bound(b->machine) || m->a > STATE_FILE_MAX || m->b > DISK_LAYERS_MAX)
+        return err_say(err, EPROTO, "the target of the branch is of another machine");
+    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0 || (uint64_t)st.st_size != bitmap + m->a)
+        return err_say(err, EPROTO, "what the target of the branch shares is not what it should be");
+    void *map = mmap(NULL, bitmap + m->a, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        return err_set(err, errno, "map what the target of the branch shares");
+    b->shared = map;
+    b->shared_bytes = bitmap + m->a;
+    b->bitmap = map;
+    b->state = (uint8_t *)map + bitmap;
+    b->state_cap = m->a;
+    b->target_layers = (unsigned)m->b;
+    dirty_add_since_branch(b->dirty, b->bitmap);
+    return 0;
+}
+
+static uint64_t count_pages(const struct branch_source *b)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < b->dirty->words; i++)
+        count += (uint64_t)__builtin_popcountll(b->bitmap[i]);
+    return count;
+}
+
+static int fetch(struct branch_source *b, struct err *err)
+{
+    int rc = dirty_fetch(b->dirty, b->machine, b->bitmap, err);
+    if (rc < 0)
+        return rc;
+    struct branch_message reply = {.word = BRANCH_FETCHED, .a = count_pages(b)};
+    return branch_send(b->peer.fd, &reply, NULL, 0, err);
+}
+
+/* The layers the target has not got; all are frozen now. Their descriptors stay the disk's. */
+static int layers_for_target(const struct branch_source *b, int *fds, unsigned *count, struct err *err)
+{
+    const struct disk *disk = &b->machine->disk;
+    *count = 0;
+    if (!b->machine->config.disk || disk->private_layer < 0)
+        return 0;
+    unsigned frozen = (unsigned)disk->private_layer;
+    if (b->target_layers > frozen || frozen - b->target_layers > BRANCH_LAYERS_MAX)
+        return err_say(err, EPROTO, "the target of the branch has %u layers of %u", b->target_layers, frozen);
+    for (unsigned i = b->target_layers; i < frozen; i++)
+        fds[(*count)++] = disk->layer_fd[i];
+    return 0;
+}
+
+static int freeze(struct branch_source *b, struct err *err)
+{
+    struct machine *m = b->machine;
+    if (!m->config.disk || m->config.disk_read_only)
+        return 0;
+    if (b->layer_fd < 0)
+        return err_say(err, EPROTO, "a branch freezes the private layer once");
+    pthread_mutex_lock(&m->lock);
+    int rc = disk_freeze(&m->disk, steal_fd(&b->layer_fd), err);
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
+/* With the CPUs parked: save, freeze, fetch. Memory, CPUs, devices and disk are of this instant. */
+static int capture(struct branch_source *b, struct branch_message *reply, int *fds, unsigned *count, struct err *err)
+{
+    struct machine *m = b->machine;
+    uint64_t began = clock_monotonic_ns();
+    /* Saved before it is frozen: the state names the layers there are now, which the target gets, and not the one
+     * that only the source will have. */
+    int64_t len = machine_state_write(m, b->state, b->state_cap, err);
+    int rc = len < 0 ? (int)len : freeze(b, err);
+    uint64_t saved = clock_monotonic_ns();
+    if (rc == 0)
+        rc = dirty_fetch(b->dirty, m, b->bitmap, err);
+    if (rc == 0)
+        rc = layers_for_target(b, fds, count, err);
+    reply->a = (uint64_t)len;
+    reply->b = count_pages(b);
+    reply->t[1] += saved - began;
+    reply->t[2] = clock_monotonic_ns() - saved;
+    return rc;
+}
+
+/* Until the target has read the last pages, or is not heard of: invariant 1. */
+static bool wait_for_resume(const struct branch_source *b)
+{
+    struct branch_message m;
+    unsigned none = 0;
+    uint64_t until = clock_monotonic_ns() + BRANCH_PAUSE_MAX_MS * NS_PER_MS;
+    return branch_recv(b->peer.fd, &m, NULL, &none, until, NULL) == 1 && m.word == BRANCH_RESUME;
+}
+
+/* The pause. Must: leave the guest running, whatever happens. Must not: wait for anything but CPUs and the target. */
+static int pause_and_capture(struct branch_source *b, struct err *err)
+{
+    struct machine *m = b->machine;
+    struct branch_message reply = {.word = BRANCH_PARKED};
+    int fds[BRANCH_FDS_MAX];
+    unsigned count = 0;
+    struct err ignored = {0};
+    uint64_t began = clock_monotonic_ns();
+    int rc = machine_park(m, true, err);
+    uint64_t parked = clock_monotonic_ns();
+    reply.t[0] = parked - began;
+    if (rc == 0)
+        rc = capture(b, &reply, fds, &count, err);
+    if (rc == 0)
+        rc = branch_send(b->peer.fd, &reply, fds, count, err);
+    bool asked = rc == 0 && wait_for_resume(b);
+    uint64_t resuming = clock_monotonic_ns();
+    int resumed = machine_resume(m, rc == 0 ? err : &ignored);
+    if (rc < 0 || resumed < 0)
+        return rc < 0 ? rc : resumed;
+    if (!asked)
+        return err_say(err, ETIMEDOUT, "the target of the branch did not end the pause");
+    struct branch_message resumed_message = {.word = BRANCH_RESUMED, .t = {clock_monotonic_ns() - resuming}};
+    return branch_send(b->peer.fd, &resumed_message, NULL, 0, err);
+}
+
+static int obey(struct branch_source *b, const struct branch_message *m, const int *fds, unsigned count,
+                struct err *err)
+{
+    if (!b->shared)
+        return m->word == BRANCH_HELLO && count == 1 ? share(b, m, fds[0], err)
+                                                     : err_say(err, EPROTO, "the target of the branch said no HELLO");
+    switch (m->word) {
+    case BRANCH_FETCH:
+        return fetch(b, err);
+    case BRANCH_PARK:
+        return pause_and_capture(b, err);
+    case BRANCH_DONE:
+        dirty_branched(b->dirty);
+        return -ESHUTDOWN;
+    default:
+        return err_say(err, EPROTO, "the target of the branch said %d", m->word);
+    }
+}
+
+static void on_peer(struct loop_source *source, uint32_t events)
+{
+    struct branch_source *b = list_entry(source, struct branch_source, peer);
+    struct branch_message m;
+    struct err err = {0};
+    int fds[1];
+    unsigned count = 1;
+    int rc = branch_recv(source->fd, &m, fds, &count, clock_monotonic_ns(), &err);
+    if (rc > 0) {
+        rc = obey(b, &m, fds, count, &err);
+        for (unsigned i = 0; i < count; i++)
+            close(fds[i]);
+        if (rc == 0)
+            return;
+    } else if (rc == 0) {
+        rc = err_say(&err, EPIPE, "the target of the branch ended");
+    }
+    if (rc != -ESHUTDOWN) {
+        struct branch_message sorry = {.word = BRANCH_SORRY, .a = (uint64_t)-rc};
+        log_warn("branch: %s", err.text);
+        branch_send(source->fd, &sorry, NULL, 0, NULL);
+    }
+    branch_source_end(b);
+}
+
+int branch_source_begin(struct branch_source *b, struct machine *m, struct dirty *dirty, int peer, int layer_fd,
+                        struct err *err)
+{
+    own_fd int owned_peer = peer;
+    own_fd int owned_layer = layer_fd;
+    if (b->peer.fd >= 0)
+        return err_say(err, EBUSY, "a branch of this sandbox is being made");
+    if (m->config.disk && !m->config.disk_read_only && owned_layer < 0)
+        return err_say(err, EINVAL, "a branch of a sandbox with a disk needs a layer");
+    b->machine = m;
+    b->dirty = dirty;
+    b->peer.fn = on_peer;
+    int rc = loop_add(m->host.loop, &b->peer, owned_peer, EPOLLIN, err);
+    if (rc < 0)
+        return rc;
+    steal_fd(&owned_peer);
+    b->layer_fd = steal_fd(&owned_layer);
+    return 0;
+}

@@ -1,0 +1,202 @@
+/* branch.c: claims about BRANCH as a controller sees it: a running sandbox becomes a template, of one instant, and
+ * runs on. Usage: branch FORKD_VMM GUEST. */
+#include "fixture.h"
+
+#include "base/own.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <cmocka.h>
+
+enum { MEM_MIB = 64, DISK_MIB = 16 };
+
+static struct image_fds image;
+
+static int image_once(void **state)
+{
+    image = image_make(MEM_MIB, 1, DISK_MIB);
+    return 0;
+}
+
+static int image_end(void **state)
+{
+    image_close(&image);
+    return 0;
+}
+
+static struct sandbox sandbox_run(struct template *t, const char *name)
+{
+    struct sandbox s = sandbox_spawn(t, name);
+    sandbox_go(&s);
+    sandbox_ping(&s);
+    return s;
+}
+
+static void expect_word(const struct sandbox *s, const char *line, const char *word)
+{
+    const char *said = sandbox_run_line(s, line);
+    if (!strstr(said, word))
+        fail_msg("%s said '%s' instead of '%s'", line, said, word);
+}
+
+static void a_branch_has_memory_and_disk_of_its_instant_and_the_source_goes_on(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    sandbox_run_line(&source, "mem write 0x2000000 111");
+    sandbox_run_line(&source, "blk write 5 111");
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    sandbox_run_line(&source, "mem write 0x2000000 222");
+    sandbox_run_line(&source, "blk write 5 222");
+
+    struct sandbox child = sandbox_run(&branch, "child");
+    expect_word(&child, "mem read 0x2000000", "0x6f");
+    expect_word(&child, "blk read 5", "0x6f");
+    sandbox_run_line(&child, "blk write 5 333");
+    sandbox_run_line(&child, "mem write 0x2000000 333");
+    expect_word(&source, "mem read 0x2000000", "0xde");
+    expect_word(&source, "blk read 5", "0xde");
+    struct sandbox sibling = sandbox_run(&branch, "sibling");
+    expect_word(&sibling, "mem read 0x2000000", "0x6f");
+    expect_word(&sibling, "blk read 5", "0x6f");
+    struct sandbox cousin = sandbox_run(&t, "cousin");
+    expect_word(&cousin, "blk read 5", "0");
+    sandbox_quit(&child);
+    sandbox_quit(&sibling);
+    sandbox_quit(&cousin);
+    sandbox_quit(&source);
+    template_quit(&branch);
+    template_quit(&t);
+}
+
+/* Each on the last; the disk works meanwhile. Only buffers of requests in flight may differ at the instant: the
+ * worker may still write there, and the branch does those requests again. */
+static void twenty_branches_in_a_row_under_disk_load_are_of_their_instant(void **state)
+{
+    enum { BRANCHES = 20, IN_FLIGHT = 4 };
+    struct template t[BRANCHES + 1] = {template_load(&image)};
+    struct sandbox source = sandbox_run(&t[0], "source");
+    sandbox_run_line(&source, "load 4");
+    for (int i = 0; i < BRANCHES; i++) {
+        char name[16], line[64];
+        struct ctl_branched report;
+        snprintf(line, sizeof line, "mem fill 0x2000000 0x100000 %d", i + 1);
+        sandbox_run_line(&source, line);
+        snprintf(name, sizeof name, "b%d", i);
+        t[i + 1] = sandbox_branch(&source, &t[i], name, true, &report);
+        assert_true(report.pages_differing <= IN_FLIGHT);
+    }
+    for (int i = 0; i < BRANCHES; i += 6) {
+        char line[64];
+        struct sandbox child = sandbox_run(&t[i + 1], "child");
+        snprintf(line, sizeof line, "mem check 0x2000000 0x100000 %d", i + 1);
+        sandbox_run_line(&child, line);
+        sandbox_run_line(&child, "load");
+        sandbox_quit(&child);
+    }
+    sandbox_ping(&source);
+    sandbox_quit(&source);
+    for (int i = BRANCHES; i >= 0; i--)
+        template_quit(&t[i]);
+}
+
+static void a_line_of_branches_of_branches_works(void **state)
+{
+    enum { DEPTH = 10 };
+    struct template t[DEPTH + 1] = {template_load(&image)};
+    for (int i = 0; i < DEPTH; i++) {
+        struct ctl_branched report;
+        char line[64];
+        struct sandbox s = sandbox_run(&t[i], "link");
+        if (i) {
+            snprintf(line, sizeof line, "0x%x", (unsigned)i - 1);
+            expect_word(&s, "blk read 7", line);
+            expect_word(&s, "mem read 0x2100000", line);
+        }
+        snprintf(line, sizeof line, "blk write 7 %d", i);
+        sandbox_run_line(&s, line);
+        snprintf(line, sizeof line, "mem write 0x2100000 %d", i);
+        sandbox_run_line(&s, line);
+        t[i + 1] = sandbox_branch(&s, &t[i], "next", true, &report);
+        assert_int_equal(report.pages_differing, 0);
+        sandbox_quit(&s);
+    }
+    for (int i = DEPTH; i >= 0; i--)
+        template_quit(&t[i]);
+}
+
+/* The target ends before it said a word, or after its HELLO would have come: the source serves the next branch. */
+static void a_branch_whose_target_dies_is_no_harm(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    sandbox_run_line(&source, "mem write 0x2000000 7");
+    int peer[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, peer), 0);
+    own_fd int layer = fixture_file("layer");
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_STREAM, 3);
+    m.fd[CTL_FD_PEER] = peer[0];
+    m.fd[CTL_FD_LAYER] = layer;
+    assert_int_equal(ctl_send(source.ctl, &m, NULL), 0);
+    assert_int_equal(send(peer[1], "rubbish", 7, 0), 7);
+    close(peer[0]);
+    char byte;
+    while (recv(peer[1], &byte, 1, 0) > 0) /* the source's word, then its end */
+        ;
+    close(peer[1]);
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    struct sandbox child = sandbox_run(&branch, "child");
+    expect_word(&child, "mem read 0x2000000", "0x7");
+    sandbox_quit(&child);
+    sandbox_quit(&source);
+    template_quit(&branch);
+    template_quit(&t);
+}
+
+static void source_and_branch_live_and_die_independently(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &t, "branch", false, &report);
+    assert_int_equal(report.pages_differing, UINT64_MAX);
+    sandbox_quit(&source);
+    kill(t.vmm.pid, SIGKILL);
+    assert_int_equal(vmm_exit_status(t.vmm.pid), 1000 + SIGKILL);
+    struct sandbox child = sandbox_run(&branch, "child");
+    sandbox_quit(&child);
+    template_quit(&branch);
+    close(t.vmm.ctl);
+    close(t.listen_fd);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 3)
+        return 2;
+    atexit(fixture_end);
+    fixture_vmm = argv[1];
+    fixture_guest = argv[2];
+    if (access("/dev/kvm", R_OK | W_OK) < 0) {
+        printf("SKIP: /dev/kvm cannot be used here: %s\n", strerror(errno));
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_branch_has_memory_and_disk_of_its_instant_and_the_source_goes_on),
+        cmocka_unit_test(twenty_branches_in_a_row_under_disk_load_are_of_their_instant),
+        cmocka_unit_test(a_line_of_branches_of_branches_works),
+        cmocka_unit_test(a_branch_whose_target_dies_is_no_harm),
+        cmocka_unit_test(source_and_branch_live_and_die_independently),
+    };
+    return cmocka_run_group_tests_name("branch", tests, image_once, image_end);
+}
