@@ -2,6 +2,9 @@
 # lab-test: sizes 420
 """Templates of other shapes: two CPUs, memory beyond the hole below 4 GiB, the compressed kernel, tiny memory."""
 
+import os
+import pathlib
+
 from product import api, case, controller, run, snapshot, spawned
 
 
@@ -33,6 +36,16 @@ def a_template_of_5_gib_forks_and_both_sides_of_the_hole_are_there():
 def a_guest_that_waits_for_no_python_boots_in_little_memory():
     for child in fork_and_ask("small", mem_size_mib=160, warmup=[]):
         assert child.sh("echo here") == "here"
+
+
+@case
+def the_compressed_kernel_boots_as_the_uncompressed_one_does():
+    image = pathlib.Path(os.environ.get("FORKD_IMAGES", "/var/lib/forkd/images")) / "python3"
+    api("POST", "/v1/snapshots", {"tag": "bzimage", "kernel": str(image / "vmlinuz"), "rootfs": str(image / "rootfs.ext4"),
+                                  "mem_size_mib": 256, "boot_wait_secs": 60})
+    with spawned("bzimage", 1) as (child,):
+        assert child.sh("uname -r").startswith("6."), child.sh("uname -r")
+    api("DELETE", "/v1/snapshots/bzimage")
 
 
 controller.ensure()
