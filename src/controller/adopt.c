@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "controller/leaf.h"
 #include "controller/monitor.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
@@ -109,8 +110,8 @@ static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, 
 static void sandbox_leftovers(struct controller *c, const struct snapshot *base, const char *id)
 {
     struct err err;
-    if (base && base->cgroup >= 0 && cgroup_remove(base->cgroup, id, &err) < 0)
-        log_warn("%s", err.text);
+    if (base)
+        leaf_remove(base->cgroup, id);
     rundir_remove(&c->run, id);
     if (registry_sandbox_remove(c->registry, id, &err) < 0)
         log_error("%s", err.text);

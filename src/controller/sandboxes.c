@@ -12,16 +12,16 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
+#include "controller/leaf.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
 #include "controller/snapshots.h"
 #include "sys/cgroup.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 
-enum { IDENTIFY_SECS = 60, GONE_SECS = 30, LEAF_EMPTY_MS = 2000 };
+enum { IDENTIFY_SECS = 60, GONE_SECS = 30 };
 
 struct batch {
     struct controller *c;
@@ -42,39 +42,6 @@ struct helper {
     struct batch *batch;
 };
 
-/* The kernel tells a change of cgroup.events as POLLPRI. */
-static int leaf_wait_empty(int leaf, struct err *err)
-{
-    uint64_t deadline = clock_monotonic_ns() + LEAF_EMPTY_MS * NS_PER_MS;
-    own_fd int events = openat(leaf, "cgroup.events", O_RDONLY | O_CLOEXEC);
-    for (;;) {
-        bool populated;
-        int rc = cgroup_is_populated(leaf, &populated, err);
-        if (rc < 0 || !populated)
-            return rc;
-        struct pollfd p = {.fd = events, .events = POLLPRI};
-        if (poll(&p, 1, clock_ms_until(deadline)) <= 0)
-            return err_say(err, EBUSY, "its processes do not end");
-    }
-}
-
-/* A leaf whose process was killed is empty a moment later. */
-static void leaf_remove(int tree, int leaf, const char *name)
-{
-    struct err err;
-    if (leaf < 0)
-        return;
-    int rc = cgroup_remove(tree, name, &err);
-    if (rc == -EBUSY) {
-        cgroup_kill(leaf, NULL);
-        rc = leaf_wait_empty(leaf, &err);
-        if (rc == 0)
-            rc = cgroup_remove(tree, name, &err);
-    }
-    if (rc < 0)
-        log_warn("the cgroup of %s: %s", name, err.text);
-}
-
 static int leaf_make(struct sandbox *b, struct err *err)
 {
     int rc = 0;
@@ -89,7 +56,7 @@ static int leaf_make(struct sandbox *b, struct err *err)
 static void child_undo(struct controller *c, struct sandbox *b)
 {
     vmm_destroy(&b->vmm);
-    leaf_remove(b->base->cgroup, b->cgroup, b->vmm.id);
+    leaf_remove(b->base->cgroup, b->vmm.id);
     rundir_remove(&c->run, b->vmm.id);
 }
 
@@ -407,7 +374,7 @@ void sandbox_bury(struct controller *c, struct sandbox *b)
     b->state = SANDBOX_ENDING;
     pthread_mutex_unlock(&c->fleet.lock);
     death_tell(c, b, asked);
-    leaf_remove(b->base->cgroup, b->cgroup, b->vmm.id);
+    leaf_remove(b->base->cgroup, b->vmm.id);
     rundir_remove(&c->run, b->vmm.id);
     if (registry_sandbox_remove(c->registry, b->vmm.id, &err) < 0)
         log_error("%s", err.text);

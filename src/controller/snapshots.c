@@ -15,6 +15,7 @@
 #include "base/own.h"
 #include "controller/agent_client.h"
 #include "controller/guest_files.h"
+#include "controller/leaf.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
 #include "sys/cgroup.h"
@@ -169,8 +170,7 @@ static int parent_stage(struct controller *c, struct snapshot *s, const struct g
     vmm_destroy(&parent);
     seat_close(&seat);
     rundir_remove(&c->run, parent.id);
-    if (s->cgroup >= 0)
-        cgroup_remove(s->cgroup, "parent", NULL);
+    leaf_remove(s->cgroup, "parent");
     return rc;
 }
 
@@ -252,16 +252,15 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
 /* What a template leaves. */
 static void template_clear(struct controller *c, struct snapshot *s)
 {
-    struct err err;
     rundir_remove(&c->run, s->template.id);
-    if (s->cgroup >= 0 && cgroup_remove(s->cgroup, "template", &err) < 0)
-        log_warn("the cgroup of template %s: %s", s->template.id, err.text);
+    leaf_remove(s->cgroup, "template");
 }
 
 void snapshot_finish(struct controller *c, struct snapshot *s)
 {
     struct err err;
     template_clear(c, s);
+    leaf_remove(s->cgroup, "parent"); /* of a controller that did not live to do so */
     if (s->cgroup >= 0 && cgroup_remove(c->cgroup, s->template.id, &err) < 0)
         log_warn("the cgroup of tree %s: %s", s->template.id, err.text);
     if (registry_snapshot_remove(c->registry, s->template.id, &err) < 0)

@@ -1,8 +1,10 @@
 """The API as docs/api.md tells it: fields, statuses, words."""
 
 import json
+import os
+import signal
 
-from harness import case, main
+from harness import Skip, case, main, until
 
 SANDBOX_FIELDS = ['id', 'snapshot_tag', 'netns', 'guest_addr', 'created_at_unix', 'pid', 'memory_limit_mib',
                   'last_branch_memory_path', 'has_branched', 'branch_count']
@@ -179,6 +181,35 @@ def memory_of_its_own_is_told_when_asked_for(c):
     told = c.get(f'/v1/sandboxes/{one}?memory=true')[1]
     assert told['memory_own_kib'] > 0 and told['memory_pss_kib'] > 0
     assert 'memory_own_kib' not in c.get(f'/v1/sandboxes/{one}')[1]
+
+
+def cgroup_of(pid):
+    with open(f'/proc/{pid}/cgroup', encoding='utf-8') as file:
+        path = next(line.split(':', 2)[2].strip() for line in file if line.startswith('0::'))
+    with open('/proc/self/mountinfo', encoding='utf-8') as file:
+        mount = next(line.split()[4] for line in file if ' - cgroup2 ' in line)
+    return mount + path
+
+
+@case()
+def a_memory_limit_is_that_of_the_childs_own_cgroup(c):
+    c.snapshot()
+    status, answer = c.post('/v1/sandboxes', {'snapshot_tag': 'py', 'n': 2, 'memory_limit_mib': 64})
+    if status == 500 and 'memory_limit_mib cannot be kept on this host' in answer['error']:
+        raise Skip(answer['error'])
+    assert status == 201, answer
+    leaves = [cgroup_of(one['pid']) for one in answer]
+    for one, leaf in zip(answer, leaves):
+        assert one['memory_limit_mib'] == 64 and os.path.basename(leaf) == one['id']
+        with open(leaf + '/memory.max', encoding='utf-8') as file:
+            assert int(file.read()) == 64 << 20
+        assert c.get(f'/v1/sandboxes/{one["id"]}?memory=true')[1]['memory_charged_kib'] > 0
+    assert c.delete('/v1/sandboxes/' + answer[0]['id'])[0] == 204
+    assert not os.path.exists(leaves[0]) and os.path.exists(leaves[1])
+    os.kill(answer[1]['pid'], signal.SIGKILL)
+    until(lambda: not os.path.exists(leaves[1]), 'the leaf of the dead is gone')
+    assert c.delete('/v1/snapshots/py')[0] == 204
+    assert not os.path.exists(os.path.dirname(leaves[0]))
 
 
 @case()

@@ -15,6 +15,7 @@
 #include "base/own.h"
 #include "proto/agent.h"
 #include "proto/ctl.h"
+#include "sys/clone.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -402,13 +403,13 @@ static void spawn(struct ctl_message *m)
         ctl_send_failed(me.ctl, m->request, &err, NULL);
         return;
     }
-    pid_t pid = fork();
-    if (pid == 0)
-        become_sandbox(m);
     struct ctl_message reply;
     ctl_message_init(&reply, CTL_SPAWNED, m->request);
+    struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
+    pid_t pid = clone_fork(&spec, &reply.fd[CTL_FD_PIDFD], NULL);
+    if (pid == 0)
+        become_sandbox(m);
     reply.pid.pid = (uint32_t)pid;
-    reply.fd[CTL_FD_PIDFD] = (int)syscall(SYS_pidfd_open, pid, 0);
     ctl_send(me.ctl, &reply, NULL);
     ctl_message_close(&reply);
 }
