@@ -3,6 +3,7 @@
  * The floor is the least that a virtual machine of that size can cost on this host: the same fork, a KVM VM, its
  * memory, one vCPU, its registers, its first exit. Spawns and floors alternate, so that noise hits both. */
 #include "base/clock.h"
+#include "vmbench/branch.h"
 #include "vmbench/kinds.h"
 #include "vmbench/product.h"
 
@@ -32,7 +33,15 @@ static int usage(void)
           "  -n N          children (100)\n"
           "  --mem-mib M   memory of the template (512)\n"
           "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n"
-          "  --product     through a controller: HTTP request to first answer\n",
+          "  --product     through a controller: HTTP request to first answer\n"
+          "       vmbench branch [-n N] [--mem-mib M] [--hot-mib H] [--cold-mib C] [--spin S] [--vcpus V] [--verify] "
+          "[--json]\n"
+          "  -n N          branches in a row, all kept (20)\n"
+          "  --hot-mib H   rewritten all the time (64)\n"
+          "  --cold-mib C  read once (0)\n"
+          "  --spin S      turns of an empty loop after each page written (0)\n"
+          "  --vcpus V     CPUs of the guest (1)\n"
+          "  --verify      compare all memory of source and branch in the pause\n",
           stderr);
     return 2;
 }
@@ -65,6 +74,42 @@ static bool options_parse(int argc, char **argv, struct options *o)
     if (!o->fill_mib)
         o->fill_mib = o->mem_mib / 4;
     return true;
+}
+
+static bool branch_options_parse(int argc, char **argv, struct branch_options *o)
+{
+    *o = (struct branch_options){.n = 20, .mem_mib = 512, .hot_mib = 64, .vcpus = 1};
+    for (int i = 2; i < argc; i++) {
+        unsigned *number = !strcmp(argv[i], "-n")           ? &o->n
+                           : !strcmp(argv[i], "--mem-mib")  ? &o->mem_mib
+                           : !strcmp(argv[i], "--hot-mib")  ? &o->hot_mib
+                           : !strcmp(argv[i], "--cold-mib") ? &o->cold_mib
+                           : !strcmp(argv[i], "--spin")     ? &o->spin
+                           : !strcmp(argv[i], "--vcpus")    ? &o->vcpus
+                                                            : NULL;
+        if (!strcmp(argv[i], "--json"))
+            o->json = true;
+        else if (!strcmp(argv[i], "--verify"))
+            o->verify = true;
+        else if (!number || ++i == argc || !number_parse(argv[i], number))
+            return false;
+    }
+    return o->n <= BRANCHES_MAX && o->mem_mib >= o->hot_mib + o->cold_mib + 40;
+}
+
+static int branch_main(int argc, char **argv)
+{
+    struct branch_options o;
+    static struct branch_result r;
+    struct err err = {0};
+    if (!branch_options_parse(argc, argv, &o))
+        return usage();
+    if (branch_measure(&o, &r, &err) < 0) {
+        fprintf(stderr, "vmbench: %s\n", err.text);
+        return 1;
+    }
+    branch_print(&o, &r);
+    return 0;
 }
 
 /* One at a time, spawn and floor in turn. */
@@ -261,6 +306,8 @@ int main(int argc, char **argv)
     struct options o;
     struct result r = {0};
     struct err err = {0};
+    if (argc >= 2 && !strcmp(argv[1], "branch"))
+        return branch_main(argc, argv);
     if (!options_parse(argc, argv, &o))
         return usage();
     if (measure(&o, &r, &err) < 0) {
