@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# lab-test: traffic 300
+# lab-test: traffic 600
 """A template made in the middle of disk and vsock traffic: every fork of it goes on with both, and its filesystem is
 sound. The traffic is what ready_cmd leaves running in the parent."""
 
@@ -9,6 +9,7 @@ from product import case, controller, run, snapshot, spawned, wait_for
 DISK_LOOP = r"""
 mkdir -p /srv/traffic
 cat > /root/disk-loop <<'LOOP'
+echo $$ > /run/disk-loop.pid
 i=0
 while :; do
     i=$((i + 1))
@@ -40,9 +41,11 @@ def ten_forks_in_the_middle_of_disk_and_vsock_traffic_all_go_on():
         for child in children:
             wait_for(lambda: rounds(child) >= began[child.id] + 2, f"{child.id} to go on with its disk")
             assert child.exec("test", "-e", "/run/torn")["exit_code"] == 1, "what was read is not what was written"
+        # All of them first: ten busy guests share one emulated CPU.
         for child in children:
-            child.sh("pkill -f disk-loop; echo u > /proc/sysrq-trigger; "
-                     "while ! grep -q ' / ext4 ro' /proc/mounts; do sleep 0.05; done; "
+            child.sh("kill $(cat /run/disk-loop.pid)")
+        for child in children:
+            child.sh("echo u > /proc/sysrq-trigger; while ! grep -q ' / ext4 ro' /proc/mounts; do sleep 0.05; done; "
                      "echo 3 > /proc/sys/vm/drop_caches; e2fsck -fn /dev/vda >&2")
 
 
