@@ -172,7 +172,7 @@ static void check_files(struct finding *f)
     struct rlimit limit;
     f->looked_at = "the limit of open files";
     getrlimit(RLIMIT_NOFILE, &limit);
-    bool enough = limit.rlim_max >= 8192;
+    bool enough = limit.rlim_max >= 8192 || geteuid() == 0; /* root's controller raises it */
     found(f, enough ? PASS : WARN, enough ? "" : "ulimit -Hn 65536 (or LimitNOFILE= in the unit)",
           "is %llu; every sandbox takes four", (unsigned long long)limit.rlim_max);
 }

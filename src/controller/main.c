@@ -21,16 +21,18 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-enum { DRAIN_SECS = 30, THREADS_MAX = 256 };
+enum { DRAIN_SECS = 30, THREADS_MAX = 256, DESCRIPTORS_WANTED = 16384 };
 
-/* Every sandbox costs four descriptors. */
+/* Every sandbox costs four descriptors: a thousand of them more than many hosts allow unasked. */
 static void raise_limits(void)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    struct rlimit limit, more = {.rlim_cur = DESCRIPTORS_WANTED, .rlim_max = DESCRIPTORS_WANTED};
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    if (limit.rlim_max < DESCRIPTORS_WANTED && setrlimit(RLIMIT_NOFILE, &more) == 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 /* The signals the main thread waits for, blocked in every thread. */
