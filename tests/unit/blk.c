@@ -276,7 +276,7 @@ static void what_is_read_is_marked_when_it_is_complete(void **state)
     struct request r = submit(h, IN, 0, 3 * BLK_BLOCK, NULL);
     gate_await(h->fake);
     memset(marks, 0, sizeof marks);
-    gmem_fetch_marks(&h->d.gmem, marks); /* a branch looks in the middle of the transfer */
+    gmem_fetch_marks(&h->d.gmem, marks);                  /* a branch looks in the middle of the transfer */
     uint64_t page = (r.gpa + 16 + BLK_BLOCK) / GMEM_PAGE; /* of data alone: no status in it */
     assert_true(marks[page / 64] & UINT64_C(1) << (page % 64));
     gate_set(h->fake, false);

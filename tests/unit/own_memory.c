@@ -1,7 +1,7 @@
 /* own_memory.c: claims about src/sys/own_memory. */
 #include "sys/own_memory.h"
-#include "base/own.h"
 #include "base/fdpass.h"
+#include "base/own.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

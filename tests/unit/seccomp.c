@@ -1,8 +1,8 @@
 /* seccomp.c: claims about src/sys/seccomp. Each runs in a process of its own. */
 #include "sys/seccomp.h"
+#include "base/fdpass.h"
 #include "base/own.h"
 #include "sys/clone.h"
-#include "base/fdpass.h"
 #include "sys/loop.h"
 
 #include <fcntl.h>
