@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# lab-test: traffic 600
+# lab-test: traffic 900
 """A template made in the middle of disk and vsock traffic: every fork of it goes on with both, and its filesystem is
 sound. The traffic is what ready_cmd leaves running in the parent."""
 
