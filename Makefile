@@ -1,6 +1,7 @@
 # The front door of forkd. Meson and ninja do the building; `make help` lists what there is.
 BUILD ?= build
 N ?= 10
+CMD ?= forkd doctor
 export N
 
 .PHONY: all help deps build quickstart test check lab format tidy docs sanitize fuzz check-floors bench clean
@@ -12,7 +13,7 @@ help:
 	@echo "make quickstart   boot one parent and fork $(N) children from it (N=100 make quickstart: a hundred)"
 	@echo "make test         everything: here, with sanitizers, and in the lab"
 	@echo "make check        what is quick of it: here only"
-	@echo "make lab          a shell in the emulated KVM host, with this tree in it"
+	@echo "make lab CMD=...  a command in the emulated KVM host, with this tree and a guest image in it"
 	@echo "make bench        what a fork costs, beside the least it can cost (docs/benchmarks.md)"
 	@echo "make deps         install what is missing (apt)"
 	@echo "make format tidy docs check-floors sanitize fuzz clean"
@@ -41,8 +42,7 @@ check: build
 	@scripts/run-tests --build $(BUILD) --no-lab --no-sanitizers $(TESTS)
 
 lab: deps build
-	@lab/setup
-	@lab/run --build $(BUILD) /bin/bash
+	@scripts/run-in-lab $(BUILD) '$(CMD)'
 
 sanitize: deps
 	@scripts/run-tests --build $(BUILD) --sanitizers-only $(TESTS)
