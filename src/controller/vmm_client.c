@@ -73,7 +73,9 @@ static void exec_vmm(const char *program, int ctl)
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    setsid();
+    /* Out of reach of the terminal's signals. Not a session of its own: with sched_autogroup that would be a group
+     * of its own to the scheduler, and every message of a spawn wakes a process on the other side. */
+    setpgid(0, 0);
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
         _exit(126);
