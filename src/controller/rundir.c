@@ -191,6 +191,14 @@ static bool prepare_one(struct rundir *run)
     return taken;
 }
 
+bool rundir_is_low(struct rundir *run)
+{
+    pthread_mutex_lock(&run->lock);
+    bool low = run->ready <= SEATS_READY / 2;
+    pthread_mutex_unlock(&run->lock);
+    return low;
+}
+
 void rundir_prepare(struct rundir *run)
 {
     while (prepare_one(run))

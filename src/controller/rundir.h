@@ -51,6 +51,8 @@ struct rundir {
 int rundir_open(const char *path, struct rundir *run, struct err *err);
 /* Removes the seats that were made beforehand. Safe on one that was never opened (fd -1). */
 void rundir_close(struct rundir *run);
+/* Whether it is time for rundir_prepare(): half of them were given out. */
+bool rundir_is_low(struct rundir *run);
 /* Makes seats beforehand until there are SEATS_READY; what fails is left for later. From any thread. */
 void rundir_prepare(struct rundir *run);
 /* Notes the controller's pid for `forkd stop`. */

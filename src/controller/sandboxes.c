@@ -303,7 +303,7 @@ static void seats_refill_main(struct job *job)
 /* For the next spawn, out of the way of this one's answer. */
 static void seats_refill(struct controller *c)
 {
-    if (atomic_exchange(&c->preparing, true))
+    if (!rundir_is_low(&c->run) || atomic_exchange(&c->preparing, true))
         return;
     c->prepare_seats.fn = seats_refill_main;
     if (workers_submit(c->workers, WORKER_HELPER, &c->prepare_seats, NULL) < 0)
