@@ -108,9 +108,10 @@ int workers_submit(struct workers *w, enum worker_kind kind, struct job *job, st
             list_remove(&job->link);
             w->queued--;
         }
-        pthread_cond_signal(&w->changed);
     }
     pthread_mutex_unlock(&w->lock);
+    /* Not under the lock, on which the woken thread would go to sleep again at once. */
+    pthread_cond_signal(&w->changed);
     return full ? err_say(err, REFUSED_BUSY, "too many requests are waiting") : 0;
 }
 
