@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
-enum { STOP_MS = 60 * 1000, LOG_TAIL = 600 };
+enum { STOP_MS = 120 * 1000, LOG_TAIL = 600 };
 
 struct place {
     char dir[PATH_MAX], state[PATH_MAX + 16];
@@ -183,7 +183,7 @@ int private_start(struct err *err)
     return listens(&p) ? 0 : start_locked(&p, err);
 }
 
-int private_stop(struct err *err)
+int private_stop(bool everything, struct err *err)
 {
     struct place p;
     char path[PATH_MAX + 32], text[32];
@@ -199,7 +199,7 @@ int private_stop(struct err *err)
     own_fd int pidfd = (int)syscall(SYS_pidfd_open, atoi(text), 0);
     if (pidfd < 0)
         return errno == ESRCH ? 0 : err_set(err, errno, "find the controller's process");
-    if (syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0) < 0 && errno != ESRCH)
+    if (syscall(SYS_pidfd_send_signal, pidfd, everything ? SIGUSR1 : SIGTERM, NULL, 0) < 0 && errno != ESRCH)
         return err_set(err, errno, "end the controller");
     struct pollfd end = {.fd = pidfd, .events = POLLIN};
     return poll(&end, 1, STOP_MS) > 0 ? 0 : err_say(err, ETIMEDOUT, "the controller does not end; see its log");

@@ -12,6 +12,7 @@
 #include "base/err.h"
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 enum { PRIVATE_URL_MAX = PATH_MAX + 64 };
@@ -20,8 +21,8 @@ enum { PRIVATE_URL_MAX = PATH_MAX + 64 };
 int private_url(char url[PRIVATE_URL_MAX], struct err *err);
 /* Starts it unless it runs. */
 int private_start(struct err *err);
-/* Ends it and waits for its end; one that does not run is fine. */
-int private_stop(struct err *err);
+/* Ends it, alone or with everything it has, and waits for its end; one that does not run is fine. */
+int private_stop(bool everything, struct err *err);
 
 /* A file of the installation: `name` beside this program, in ../libexec/forkd, ../share/forkd, where the build or
  * the source has it, or under $FORKD_HOME. */

@@ -188,6 +188,19 @@ bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *b)
     return first;
 }
 
+bool fleet_await_empty(struct fleet *fleet, unsigned secs)
+{
+    struct timespec until;
+    int late = 0;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += secs;
+    pthread_mutex_lock(&fleet->lock);
+    while ((fleet->sandboxes || !list_empty(&fleet->snapshots)) && !late)
+        late = pthread_cond_timedwait(&fleet->gone, &fleet->lock, &until);
+    pthread_mutex_unlock(&fleet->lock);
+    return !late;
+}
+
 static int by_tag(const void *a, const void *b)
 {
     return strcmp((*(struct snapshot *const *)a)->tag, (*(struct snapshot *const *)b)->tag);

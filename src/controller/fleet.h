@@ -97,6 +97,9 @@ struct sandbox *fleet_sandbox_find(struct fleet *fleet, const char *id);
 bool fleet_snapshot_end(struct fleet *fleet, struct snapshot *snapshot);
 bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *sandbox);
 
+/* Waits until both tables are empty, `secs` at most; whether they are. */
+bool fleet_await_empty(struct fleet *fleet, unsigned secs);
+
 /* Everything in a table, hidden and ending ones too where `all`, sorted by tag or id; NULL-terminated, each with a
  * reference for the caller; fleet_*_release() gives them back. NULL without memory. */
 struct snapshot **fleet_snapshots(struct fleet *fleet, bool all);

@@ -45,6 +45,7 @@ static void prepare_signals(sigset_t *awaited)
     sigaddset(awaited, SIGTERM);
     sigaddset(awaited, SIGINT);
     sigaddset(awaited, SIGHUP);
+    sigaddset(awaited, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, awaited, NULL);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
 }
@@ -112,7 +113,7 @@ static int open_controller(struct controller *c, const struct options *o, struct
     return rc;
 }
 
-/* --kill-on-exit */
+/* --kill-on-exit, SIGUSR1 */
 static void kill_all(struct controller *c)
 {
     struct err err;
@@ -126,6 +127,9 @@ static void kill_all(struct controller *c)
         if (snapshot_delete(c, (*s)->tag, &err) < 0)
             log_error("%s", err.text);
     fleet_snapshots_release(&c->fleet, snapshots);
+    /* Hidden snapshots go a moment after their last child. */
+    if (!fleet_await_empty(&c->fleet, DRAIN_SECS))
+        log_error("something does not end; the next controller on this state will deal with it");
 }
 
 static void close_controller(struct controller *c)
@@ -168,12 +172,15 @@ static int open_http(struct controller *c, const struct options *o, struct audit
     return rc;
 }
 
-static void wait_for_end(const sigset_t *awaited, struct audit *audit)
+/* Returns the signal that ends this controller. */
+static int wait_for_end(const sigset_t *awaited, struct audit *audit)
 {
     struct err err;
-    for (int signal; sigwait(awaited, &signal) == 0 && signal == SIGHUP;)
+    int signal = 0;
+    while (sigwait(awaited, &signal) == 0 && signal == SIGHUP)
         if (audit_reopen(audit, &err) < 0)
             log_error("%s", err.text);
+    return signal;
 }
 
 static void tell_ready(int fd)
@@ -199,14 +206,14 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
     if (rc == 0) {
         log_info("listening on %s", o->bind);
         tell_ready(o->ready_fd);
-        wait_for_end(awaited, audit);
+        bool everything = wait_for_end(awaited, audit) == SIGUSR1 || o->kill_on_exit;
         unsigned left = http_drain(http, DRAIN_SECS);
         if (left) {
             /* Their threads hold what would be torn down here; the registry tells the next controller. */
             log_warn("%u requests were not done after %d seconds", left, DRAIN_SECS);
             _exit(1);
         }
-        if (o->kill_on_exit)
+        if (everything)
             kill_all(&c);
         http_stop(http);
     }

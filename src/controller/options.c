@@ -25,7 +25,8 @@ static const char help[] =
     "  --ready-fd FD        gets one byte when requests are served, for whoever starts this\n"
     "  --version, --help\n"
     "\n"
-    "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGHUP reopens the audit log.\n";
+    "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGUSR1 ends them\n"
+    "and all templates as well; SIGHUP reopens the audit log.\n";
 
 enum {
     OPT_BIND = 1,

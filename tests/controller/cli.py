@@ -165,6 +165,7 @@ def a_controller_is_started_when_none_runs(c):
     assert len(first) == 1
     assert len(told(c, 'spawn', '--tag', 'py', '-n', '2', own=True)) == 2
     assert own_controllers(c) == first
+    forkd(c, 'rmi', 'py', own=True)  # its template stays, hidden, and must go with the rest
 
 
 @own
