@@ -47,6 +47,8 @@ static int leaf_make(struct sandbox *b, struct err *err)
     int rc = 0;
     if (b->base->cgroup >= 0)
         rc = cgroup_create(b->base->cgroup, b->vmm.id, &b->cgroup, err);
+    if (rc == 0 && b->cgroup >= 0)
+        rc = vmm_tree_delegate(b->cgroup, b->base->template.id, err);
     if (rc == 0 && b->cgroup >= 0 && b->memory_limit_mib)
         rc = cgroup_set_memory_max(b->cgroup, b->memory_limit_mib << 20, err);
     return rc;

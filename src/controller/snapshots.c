@@ -72,6 +72,8 @@ static int tree_make(struct controller *c, struct snapshot *s, struct err *err)
         rc = cgroup_create(c->cgroup, s->template.id, &s->cgroup, err);
     if (rc == 0 && s->cgroup >= 0)
         rc = cgroup_enable_memory(s->cgroup, err);
+    if (rc == 0 && s->cgroup >= 0)
+        rc = vmm_tree_delegate(s->cgroup, s->template.id, err);
     return rc;
 }
 
@@ -101,8 +103,9 @@ static int warm_up(struct controller *c, const char *id, const struct rest_snaps
     return rc;
 }
 
-static int parent_boot(struct controller *c, struct vmm *parent, const struct guest_files *files,
-                       const struct seat *seat, const struct rest_snapshot_create *rq, struct err *err)
+static int parent_boot(struct controller *c, const struct snapshot *s, struct vmm *parent,
+                       const struct guest_files *files, const struct seat *seat, const struct rest_snapshot_create *rq,
+                       struct err *err)
 {
     uint64_t deadline = clock_monotonic_ns() + rq->boot_wait_secs * NS_PER_SEC;
     struct vmm_boot boot = {.kernel = files->kernel,
@@ -111,8 +114,14 @@ static int parent_boot(struct controller *c, struct vmm *parent, const struct gu
                             .seat = seat,
                             .mem_mib = rq->mem_size_mib,
                             .vcpus = rq->vcpus,
-                            .cmdline = linux_cmdline};
-    int rc = vmm_boot(parent, &boot, err);
+                            .cmdline = linux_cmdline,
+                            .who = vmm_tree_owner(s->template.id)};
+    struct err why = {0};
+    int rc = vmm_boot(parent, &boot, &why);
+    *err = why;
+    /* What the VMM finds wrong with the request, it says of the files it was given, whose names it does not know. */
+    if (rc == -EINVAL || rc == -ENOEXEC)
+        return err_say(err, REFUSED_BAD, "%s: %s", rq->kernel ? rq->kernel : rq->image, why.text);
     if (rc < 0)
         return err_wrap(err, "the guest cannot be started");
     rc = vmm_wait_doorbell(parent, deadline, err);
@@ -136,7 +145,7 @@ static int parent_run(struct controller *c, struct snapshot *s, struct vmm *pare
     int rc = tree_process_start(c, s, "parent", parent, err);
     if (rc < 0)
         return rc;
-    rc = parent_boot(c, parent, files, seat, rq, err);
+    rc = parent_boot(c, s, parent, files, seat, rq, err);
     if (rc == 0) {
         rc = warm_up(c, parent->id, rq, err);
         if (rc < 0 && rc != -REFUSED_BAD)

@@ -2,8 +2,10 @@
 #include "controller/vmm_client.h"
 
 #include "base/clock.h"
+#include "base/crc.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "sys/cgroup.h"
 #include "sys/clone.h"
 
 #include <fcntl.h>
@@ -178,9 +180,22 @@ static int call(struct vmm *vmm, struct ctl_message *m, enum ctl_type expect, un
     return reply_wait(vmm, m->request, expect, secs_from_now(secs), reply, err);
 }
 
-static void stay_who_we_are(struct ctl_jail *jail)
+/* Beyond the uids that distributions and containers give out (systemd: up to 1879048191). */
+enum { TREE_UID_FIRST = 0x70000000, TREE_UIDS = 0x0ff00000 };
+
+struct ctl_jail vmm_tree_owner(const char *template_id)
 {
-    jail->uid = jail->gid = UINT32_MAX;
+    if (geteuid() != 0)
+        return (struct ctl_jail){UINT32_MAX, UINT32_MAX};
+    uint32_t hash = crc32c(0, template_id, strlen(template_id));
+    uint32_t uid = TREE_UID_FIRST + hash % TREE_UIDS;
+    return (struct ctl_jail){uid, uid};
+}
+
+int vmm_tree_delegate(int cgroup, const char *template_id, struct err *err)
+{
+    struct ctl_jail who = vmm_tree_owner(template_id);
+    return who.uid == UINT32_MAX ? 0 : cgroup_delegate(cgroup, who.uid, who.gid, err);
 }
 
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
@@ -189,7 +204,7 @@ int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err)
     ctl_message_init(&m, CTL_BOOT, 0);
     memcpy(m.boot.id, vmm->id, sizeof m.boot.id);
     memcpy(m.boot.secret, vmm->secret, CTL_SECRET_LEN);
-    stay_who_we_are(&m.boot.jail);
+    m.boot.jail = boot->who;
     m.boot.mem_mib = boot->mem_mib;
     m.boot.vcpus = boot->vcpus;
     m.boot.disk_read_only = boot->disk_read_only;
@@ -245,7 +260,7 @@ int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer
     ctl_message_init(&m, CTL_LOAD, 0);
     memcpy(m.load.id, vmm->id, sizeof m.load.id);
     memcpy(m.load.secret, vmm->secret, CTL_SECRET_LEN);
-    stay_who_we_are(&m.load.jail);
+    m.load.jail = vmm_tree_owner(vmm->id);
     m.load.image = image->image;
     m.fd[CTL_FD_MEMORY] = image->memory;
     m.fd[CTL_FD_STATE] = image->state;

@@ -46,7 +46,14 @@ struct vmm_boot {
     uint32_t mem_mib, vcpus;
     bool disk_read_only;
     const char *cmdline;
+    struct ctl_jail who;
 };
+
+/* Who the processes of a tree are, by its template's id: a uid of the tree's own where the controller is root, ours
+ * otherwise. The same id gives the same uid, so that a later controller knows it, too. */
+struct ctl_jail vmm_tree_owner(const char *template_id);
+/* Lets the tree's processes be made in this cgroup by one of them. */
+int vmm_tree_delegate(int cgroup, const char *template_id, struct err *err);
 
 /* BOOT and STARTED. */
 int vmm_boot(struct vmm *vmm, const struct vmm_boot *boot, struct err *err);
@@ -60,7 +67,7 @@ struct vmm_image {
 
 /* TEMPLATE and IMAGE; the parent ends. The descriptors are the caller's. */
 int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err);
-/* LOAD and LOADED. `layer` is the parent's, read-only, or -1. */
+/* LOAD and LOADED, of a VMM that has its tree's id. `layer` is the parent's, read-only, or -1. */
 int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer, int listen, struct err *err);
 
 /* SPAWN of `child` (named before) and SPAWNED: the child has its pid, pidfd and control socket. Its BORN comes on

@@ -21,8 +21,8 @@ def refused(c, words, status=500, **fields):
 
 @case()
 def a_kernel_that_is_none(c):
-    text = refused(c, 'boot=refused')
-    assert text == 'the guest cannot be started: the kernel is neither an ELF file nor a bzImage', text
+    text = refused(c, 'boot=refused', status=400)
+    assert text == c.kernel('boot=refused') + ': the kernel is neither an ELF file nor a bzImage', text
 
 
 @case()

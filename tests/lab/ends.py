@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# lab-test: ends 240
+# lab-test: ends 600
 # lab-warm: tests/lab/warm.py
 """Whatever ends, the rest goes on, is told, and nothing is left behind."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# lab-test: linux 240
+# lab-test: linux 480
 # lab-warm: tests/lab/warm.py
 """Forks of a Debian guest with a warm Python: they answer, each is itself, none sees another."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# lab-test: sizes 420
+# lab-test: sizes 600
 """Templates of other shapes: two CPUs, memory beyond the hole below 4 GiB, the compressed kernel, tiny memory."""
 
 import os
