@@ -42,7 +42,7 @@ def two_hundred_spawns_and_kills_from_eight_clients_leave_nothing(c):
             if rng.random() < 0.7:
                 assert c.delete('/v1/sandboxes/' + mine.pop(rng.randrange(len(mine))))[0] == 204
         for one in mine:
-            assert c.exec(one, 'hostname')[1]['stdout'] == one
+            assert c.exec(one, 'hostname')[1]['stdout'].strip() == one
             assert c.delete('/v1/sandboxes/' + one)[0] == 204
 
     together(8, client)
@@ -55,7 +55,7 @@ def two_hundred_spawns_and_kills_from_eight_clients_leave_nothing(c):
 def a_hundred_in_one_request_all_answer(c):
     c.snapshot()
     made = c.fork(100)
-    names = together(8, lambda i: [c.exec(one['id'], 'hostname')[1]['stdout'] for one in made[i::8]])
+    names = together(8, lambda i: [c.exec(one['id'], 'hostname')[1]['stdout'].strip() for one in made[i::8]])
     assert sorted(sum(names, [])) == sorted(one['id'] for one in made)
 
 
