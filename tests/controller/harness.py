@@ -213,7 +213,7 @@ def main():
     wanted = sys.argv[1:]
     cases = [one for one in CASES if not wanted or one[0].__name__ in wanted]
     if KERNEL and not os.access('/dev/kvm', os.R_OK | os.W_OK):
-        print('1..0 # SKIP /dev/kvm cannot be opened')
+        print('1..1\nok 1 - with the real VMM # SKIP /dev/kvm cannot be opened')
         return 0
     print(f'1..{len(cases)}')
     bad = 0
