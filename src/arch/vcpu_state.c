@@ -114,6 +114,21 @@ static int tsc_khz_restore(int vcpu_fd, uint32_t khz, struct err *err)
     return 0;
 }
 
+/* KVM up to 6.6 takes a counter within a second of what it expects for an attempt to synchronise CPUs, and leaves
+ * its own: for the first CPU of a VM just made that is any guest younger than a second, whose counter would go
+ * back. So the first CPU, which is restored before the others, is first sent far away; the others, written soon
+ * after, are rightly taken to be in step with it. */
+static int tsc_send_away(int vcpu_fd, const struct vcpu_state *state, struct err *err)
+{
+    enum { APIC_BASE_BSP = 1 << 8 };
+    const struct msr_state *msrs = &state->msrs;
+    if (!msrs->nmsrs || msrs->entry[0].index != MSR_TSC || !(state->sregs.apic_base & APIC_BASE_BSP))
+        return 0;
+    const struct msr_state far = {.nmsrs = 1,
+                                  .entry = {{.index = MSR_TSC, .data = msrs->entry[0].data ^ UINT64_C(1) << 62}}};
+    return msr_state_set(vcpu_fd, &far, err);
+}
+
 int vcpu_state_restore(int vcpu_fd, const struct vcpu_state *state, struct err *err)
 {
     struct vcpu_state *s = (struct vcpu_state *)state; /* the SET ioctls only read */
@@ -131,6 +146,8 @@ int vcpu_state_restore(int vcpu_fd, const struct vcpu_state *state, struct err *
         rc = steps_run(vcpu_fd, before_msrs, sizeof before_msrs / sizeof before_msrs[0], err);
     if (rc == 0)
         rc = tsc_khz_restore(vcpu_fd, state->tsc_khz, err);
+    if (rc == 0)
+        rc = tsc_send_away(vcpu_fd, state, err);
     if (rc == 0)
         rc = msr_state_set(vcpu_fd, &state->msrs, err);
     if (rc < 0)

@@ -61,7 +61,8 @@ int vcpu_state_init(struct vcpu_state *state, int kvm_fd, int vcpu_fd, const str
 
 int vcpu_state_save(int vcpu_fd, struct vcpu_state *state, struct err *err);
 
-/* Into a vCPU that has not run. The state is not touched, so that a fork keeps sharing its page. */
+/* Into a vCPU that has not run, the boot CPU before all others. The state is not touched, so that a fork keeps
+ * sharing its page. */
 int vcpu_state_restore(int vcpu_fd, const struct vcpu_state *state, struct err *err);
 
 /* Whether this host can run a state that was made elsewhere; the error names what it lacks. */
