@@ -84,14 +84,6 @@ void ioapic_eoi(struct ioapic *ioapic, uint8_t vector)
     }
 }
 
-int ioapic_message(const struct ioapic *ioapic, unsigned pin, uint64_t *address, uint32_t *data)
-{
-    if (pin >= IOAPIC_PINS || ioapic->redirection[pin] & ENTRY_MASKED)
-        return -1;
-    message_of(ioapic->redirection[pin], address, data);
-    return 0;
-}
-
 static uint32_t register_read(const struct ioapic *ioapic)
 {
     uint32_t reg = ioapic->select;

@@ -49,9 +49,6 @@ void ioapic_mmio_write(struct ioapic *ioapic, uint32_t at, const void *from, uin
 /* A CPU finished a level-triggered interrupt of this vector (KVM_EXIT_IOAPIC_EOI). */
 void ioapic_eoi(struct ioapic *ioapic, uint8_t vector);
 
-/* The message a pin's entry stands for, for a route in KVM's table; returns -1 if the pin is masked. */
-int ioapic_message(const struct ioapic *ioapic, unsigned pin, uint64_t *address, uint32_t *data);
-
 void ioapic_save(const struct ioapic *ioapic, struct pack *p);
 /* Leaves `send` and `owner` alone. What is loaded may be hostile. */
 int ioapic_load(struct ioapic *ioapic, struct unpack *u, struct err *err);

@@ -43,19 +43,10 @@ int kvm_msi_signal(int vm_fd, uint64_t address, uint32_t data, struct err *err);
  * of `value` alone. Taking the first of a VM away, which closing the VM does too, waits for a grace period of the
  * kernel's: 15 ms measured, against 0.3 ms for a VM that never had one. */
 int kvm_ioeventfd_add(int vm_fd, uint64_t gpa, int event_fd, bool match, uint32_t value, struct err *err);
-/* A signal of `event_fd` raises `gsi` in the VM's routing table. */
-int kvm_irqfd_add(int vm_fd, uint32_t gsi, int event_fd, struct err *err);
-/* Replaces the routing table. `routing` is followed by its entries. */
-int kvm_routing_set(int vm_fd, const struct kvm_irq_routing *routing, struct err *err);
 
-/* From now on kvm_dirty_get() leaves the log as it is, and kvm_dirty_clear() clears it. With `all_set` new
- * slots begin as wholly dirty and are write-protected as they are cleared. Before the first slot is made. */
-int kvm_dirty_manual(int vm_fd, bool all_set, struct err *err);
-/* `bitmap` has one bit for each page of the slot, in whole 64-bit words. */
+/* The pages that CPUs wrote since the last call, which are write-protected again. `bitmap` has one bit for each page
+ * of the slot, in whole 64-bit words. */
 int kvm_dirty_get(int vm_fd, uint32_t slot, void *bitmap, struct err *err);
-/* Clears the pages set in `bitmap`, whose first bit is page `first` (a multiple of 64); `pages` is a multiple
- * of 64 unless the range ends with the slot. */
-int kvm_dirty_clear(int vm_fd, uint32_t slot, uint64_t first, uint32_t pages, const void *bitmap, struct err *err);
 
 int kvm_clock_get(int vm_fd, struct kvm_clock_data *clock, struct err *err);
 int kvm_clock_set(int vm_fd, const struct kvm_clock_data *clock, struct err *err);
