@@ -11,9 +11,11 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 
 enum { PARKS = 50, COPY_PAGES = 4096, PATIENCE_SECONDS = 120, SECOND_MS = 1000 };
@@ -128,13 +130,17 @@ static _Noreturn void template_main(struct run *run)
         size_t count = 1;
         if (fdpass_recv(run->templates[1], &command, 1, &peer, &count, &err) <= 0)
             _exit(0);
-        pid_t pid = fork();
+        pid_t parent = getpid(), pid = fork();
         if (pid) {
             close(peer);
             /* The next request is the child's: this one only keeps its pages. */
             for (;;)
                 pause();
         }
+        /* Each is a child of the last: when the first one goes with the run, all go. */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent)
+            _exit(1);
         int rc = branch_target_run(&run->rig.m, peer, run->source_memory, run->o->verify, &run->shared->report, &err);
         if (rc < 0)
             say_failed(run, &err);
