@@ -27,6 +27,7 @@ int verb_eval(int argc, char **argv);
 int verb_ping(int argc, char **argv);
 int verb_kill(int argc, char **argv);
 int verb_images(int argc, char **argv);
+int verb_resume(int argc, char **argv);
 int verb_rmi(int argc, char **argv);
 int verb_stop(int argc, char **argv);
 int verb_doctor(int argc, char **argv);

@@ -2,13 +2,18 @@
 #include "cli/cli.h"
 #include "cli/sandbox.h"
 
-static const char help[] = "usage: forkd ls [--json]\n\nLists the sandboxes that are running.\n";
+#include <stdio.h>
+
+static const char help[] = "usage: forkd ls [--json]\n"
+                           "\n"
+                           "Lists the sandboxes there are, and says which stand still for want of disk space.\n";
 
 int verb_ls(int argc, char **argv)
 {
     struct err err;
     struct client *client;
-    json_t *list;
+    json_t *list, *one;
+    size_t i;
     struct args args = {0};
     int status;
     if (!verb_begin(&args, argc, argv, help, &status))
@@ -24,6 +29,13 @@ int verb_ls(int argc, char **argv)
     if (args.json)
         return verb_json(list);
     sandboxes_print(list);
+    json_array_foreach(list, i, one)
+    {
+        const char *why = json_text(one, "stalled");
+        if (*why)
+            printf("%s is stalled: %s; make space, then: forkd resume %s\n", json_text(one, "id"), why,
+                   json_text(one, "id"));
+    }
     json_decref(list);
     return 0;
 }

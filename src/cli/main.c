@@ -24,6 +24,7 @@ static const struct {
     {"eval", "evaluate code in a sandbox's warm interpreter", verb_eval},
     {"ping", "ask a sandbox whether it is well", verb_ping},
     {"kill", "end sandboxes", verb_kill},
+    {"resume", "let sandboxes run on that waited for disk space", verb_resume},
     {"rmi", "delete snapshots", verb_rmi},
     {"stop", "end everything, and the controller of your own", verb_stop},
     {"version", "versions of forkd and its controller", verb_version},

@@ -143,6 +143,8 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
     b->vmm = vmm;
     b->created_at_unix = row->created_at_unix;
     b->memory_limit_mib = row->memory_limit_mib;
+    if (vmm.stalled)
+        snprintf(b->stalled, sizeof b->stalled, "it waits for space on its disk");
     if (base->cgroup >= 0 && cgroup_create(base->cgroup, b->vmm.id, &b->cgroup, &why) < 0)
         log_warn("%s", why.text);
     pthread_mutex_lock(&c->fleet.lock);

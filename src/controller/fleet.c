@@ -11,7 +11,7 @@ void fleet_init(struct fleet *fleet)
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&fleet->gone, &attr);
+    pthread_cond_init(&fleet->changed, &attr);
     pthread_condattr_destroy(&attr);
     list_init(&fleet->snapshots);
     for (int i = 0; i < FLEET_BUCKETS; i++)
@@ -27,7 +27,7 @@ void fleet_destroy(struct fleet *fleet)
             fleet_sandbox_end(fleet, list_entry(n, struct sandbox, link));
     list_for_each_safe (n, &fleet->snapshots)
         fleet_snapshot_end(fleet, list_entry(n, struct snapshot, link));
-    pthread_cond_destroy(&fleet->gone);
+    pthread_cond_destroy(&fleet->changed);
     pthread_mutex_destroy(&fleet->lock);
 }
 
@@ -167,7 +167,7 @@ bool fleet_snapshot_end(struct fleet *fleet, struct snapshot *s)
     bool first = s->state != SNAPSHOT_GONE;
     s->state = SNAPSHOT_GONE;
     list_remove(&s->link);
-    pthread_cond_broadcast(&fleet->gone);
+    pthread_cond_broadcast(&fleet->changed);
     pthread_mutex_unlock(&fleet->lock);
     if (first)
         snapshot_unref(fleet, s);
@@ -181,7 +181,7 @@ bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *b)
     b->state = SANDBOX_GONE;
     fleet->sandboxes -= first;
     list_remove(&b->link);
-    pthread_cond_broadcast(&fleet->gone);
+    pthread_cond_broadcast(&fleet->changed);
     pthread_mutex_unlock(&fleet->lock);
     if (first)
         sandbox_unref(fleet, b);
@@ -196,7 +196,7 @@ bool fleet_await_empty(struct fleet *fleet, unsigned secs)
     until.tv_sec += secs;
     pthread_mutex_lock(&fleet->lock);
     while ((fleet->sandboxes || !list_empty(&fleet->snapshots)) && !late)
-        late = pthread_cond_timedwait(&fleet->gone, &fleet->lock, &until);
+        late = pthread_cond_timedwait(&fleet->changed, &fleet->lock, &until);
     pthread_mutex_unlock(&fleet->lock);
     return !late;
 }

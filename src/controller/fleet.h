@@ -14,7 +14,8 @@
  *
  * States of a sandbox:
  *
- *     RUNNING  handed to its user. Left by sandbox_kill() and by its death.
+ *     RUNNING  handed to its user; its guest may stand still for want of disk space (`stalled`) until
+ *              sandbox_resume(). Left by sandbox_kill() and by its death.
  *     ENDING   killed; found by nobody any more.
  *     GONE     its process is dead and nothing of it is left.
  *
@@ -59,7 +60,9 @@ struct sandbox {
     uint64_t created_at_unix, memory_limit_mib;
     int cgroup; /* its leaf, -1: none */
     enum sandbox_state state;
-    char reason[ERR_TEXT_MAX]; /* why it ended, as its VMM said */
+    char reason[ERR_TEXT_MAX];  /* why it ended, as its VMM said */
+    char stalled[ERR_TEXT_MAX]; /* why its guest stands still; "" while it runs */
+    bool resuming;              /* RESUME was sent, and not answered */
 
     struct vmm vmm;
     struct loop_source death, words; /* the monitor's */
@@ -70,7 +73,7 @@ enum { FLEET_BUCKETS = 1024 };
 
 struct fleet {
     pthread_mutex_t lock;
-    pthread_cond_t gone; /* some object became GONE */
+    pthread_cond_t changed; /* some object became GONE, or was resumed */
     struct list snapshots;
     struct list buckets[FLEET_BUCKETS];
     unsigned sandboxes;

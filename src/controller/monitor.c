@@ -49,7 +49,25 @@ static void sandbox_died(struct loop_source *source, uint32_t events)
     sandbox_forget(m, b);
 }
 
-/* STALLED is told; ENDED is kept for the funeral; at the end of the socket the pidfd has the last word. */
+/* `why` is "" for a guest that runs again; an `answer` is for whoever waits in sandbox_resume(). */
+static void sandbox_stalls(struct monitor *m, struct sandbox *b, bool answer, const char *why)
+{
+    pthread_mutex_lock(&m->c->fleet.lock);
+    bool unasked = answer && !b->resuming;
+    if (!unasked)
+        snprintf(b->stalled, sizeof b->stalled, "%s", why);
+    b->resuming = b->resuming && !answer;
+    pthread_cond_broadcast(&m->c->fleet.changed);
+    pthread_mutex_unlock(&m->c->fleet.lock);
+    if (unasked)
+        log_warn("sandbox %s answers what it was not asked", b->vmm.id);
+    else if (*why)
+        log_error("sandbox %s is stalled: %s", b->vmm.id, why);
+    else
+        log_info("sandbox %s runs on", b->vmm.id);
+}
+
+/* ENDED is kept for the funeral; at the end of the socket the pidfd has the last word. */
 static void sandbox_spoke(struct loop_source *source, uint32_t events)
 {
     struct monitor *m = this_monitor;
@@ -64,7 +82,11 @@ static void sandbox_spoke(struct loop_source *source, uint32_t events)
         snprintf(b->reason, sizeof b->reason, "%s%s%.400s", vmm_end_name(message.ended.reason),
                  *message.ended.text ? ": " : "", message.ended.text);
     else if (message.type == CTL_STALLED)
-        log_error("sandbox %s is stalled: %s", b->vmm.id, message.failed.text);
+        sandbox_stalls(m, b, false, message.failed.text);
+    else if (message.type == CTL_RESUMED)
+        sandbox_stalls(m, b, true, "");
+    else if (message.type == CTL_FAILED)
+        sandbox_stalls(m, b, true, message.failed.text);
     ctl_message_close(&message);
 }
 

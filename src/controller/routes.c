@@ -105,7 +105,7 @@ static void sandboxes_list(struct controller *c, const struct call *call, struct
     json_t *list = json_array();
     struct sandbox **all = fleet_sandboxes(&c->fleet, false);
     for (struct sandbox **b = all; b && *b; b++)
-        json_array_append_new(list, sandbox_json(*b, memory));
+        json_array_append_new(list, sandbox_json(c, *b, memory));
     fleet_sandboxes_release(&c->fleet, all);
     reply_json(reply, 200, list);
 }
@@ -117,7 +117,7 @@ static void sandbox_get(struct controller *c, const struct call *call, struct re
         reply_not_found(reply, call->param);
         return;
     }
-    reply_json(reply, 200, sandbox_json(b, rest_target_flag(call->target, "memory")));
+    reply_json(reply, 200, sandbox_json(c, b, rest_target_flag(call->target, "memory")));
     sandbox_unref(&c->fleet, b);
 }
 
@@ -138,7 +138,7 @@ static void sandboxes_post(struct controller *c, const struct call *call, struct
     }
     json_t *list = json_array();
     for (struct sandbox **b = made; *b; b++)
-        json_array_append_new(list, sandbox_json(*b, false));
+        json_array_append_new(list, sandbox_json(c, *b, false));
     fleet_sandboxes_release(&c->fleet, made);
     reply_json(reply, 201, list);
 }
@@ -153,27 +153,39 @@ static void sandbox_delete(struct controller *c, const struct call *call, struct
         reply->status = 204;
 }
 
-/* The part that ping, exec and eval share: the sandbox is there, the answer or the reason. */
-static void reply_answer(struct reply *reply, int rc, json_t *answer, const struct err *err)
+/* What ping, exec, eval and resume begin with: the sandbox, with a reference for the caller, or NULL and a reply. */
+static struct sandbox *sandbox_named(struct controller *c, const struct call *call, struct reply *reply)
 {
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
+    if (!b)
+        reply_not_found(reply, call->param);
+    return b;
+}
+
+/* What ping, exec and eval end with: the answer, or the reason; a guest that stalled meanwhile is one. */
+static void reply_answer(struct controller *c, struct sandbox *b, struct reply *reply, int rc, json_t *answer,
+                         struct err *err)
+{
+    if (rc < 0 && sandbox_check_runs(c, b, err) < 0)
+        rc = -REFUSED_CONFLICT;
     if (rc < 0)
         reply_error(reply, (unsigned)refusal_status(rc, 502), err->text);
     else
         reply_json(reply, 200, answer);
+    sandbox_unref(&c->fleet, b);
 }
 
 static void sandbox_ping(struct controller *c, const struct call *call, struct reply *reply)
 {
     struct err err;
     json_t *answer = NULL;
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
-    if (!b) {
-        reply_not_found(reply, call->param);
+    struct sandbox *b = sandbox_named(c, call, reply);
+    if (!b)
         return;
-    }
-    int rc = agent_ping(&c->run, b->vmm.id, &answer, &err);
-    sandbox_unref(&c->fleet, b);
-    reply_answer(reply, rc, answer, &err);
+    int rc = sandbox_check_runs(c, b, &err);
+    if (rc == 0)
+        rc = agent_ping(&c->run, b->vmm.id, &answer, &err);
+    reply_answer(c, b, reply, rc, answer, &err);
 }
 
 static void sandbox_exec(struct controller *c, const struct call *call, struct reply *reply)
@@ -181,19 +193,19 @@ static void sandbox_exec(struct controller *c, const struct call *call, struct r
     struct err err;
     struct rest_exec rq;
     json_t *answer = NULL;
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
-    if (!b) {
-        reply_not_found(reply, call->param);
+    struct sandbox *b = sandbox_named(c, call, reply);
+    if (!b)
         return;
-    }
     if (rest_parse_exec(call->body, call->len, &rq, &err) < 0) {
         reply_error(reply, 400, err.text);
-    } else {
-        int rc = agent_exec(&c->run, b->vmm.id, &rq, &answer, &err);
-        rest_exec_free(&rq);
-        reply_answer(reply, rc, answer, &err);
+        sandbox_unref(&c->fleet, b);
+        return;
     }
-    sandbox_unref(&c->fleet, b);
+    int rc = sandbox_check_runs(c, b, &err);
+    if (rc == 0)
+        rc = agent_exec(&c->run, b->vmm.id, &rq, &answer, &err);
+    rest_exec_free(&rq);
+    reply_answer(c, b, reply, rc, answer, &err);
 }
 
 static void sandbox_eval(struct controller *c, const struct call *call, struct reply *reply)
@@ -201,18 +213,32 @@ static void sandbox_eval(struct controller *c, const struct call *call, struct r
     struct err err;
     struct rest_eval rq;
     json_t *answer = NULL;
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
-    if (!b) {
-        reply_not_found(reply, call->param);
+    struct sandbox *b = sandbox_named(c, call, reply);
+    if (!b)
         return;
-    }
     if (rest_parse_eval(call->body, call->len, &rq, &err) < 0) {
         reply_error(reply, 400, err.text);
-    } else {
-        int rc = agent_eval(&c->run, b->vmm.id, &rq, &answer, &err);
-        rest_eval_free(&rq);
-        reply_answer(reply, rc, answer, &err);
+        sandbox_unref(&c->fleet, b);
+        return;
     }
+    int rc = sandbox_check_runs(c, b, &err);
+    if (rc == 0)
+        rc = agent_eval(&c->run, b->vmm.id, &rq, &answer, &err);
+    rest_eval_free(&rq);
+    reply_answer(c, b, reply, rc, answer, &err);
+}
+
+static void sandbox_post_resume(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct sandbox *b = sandbox_named(c, call, reply);
+    if (!b)
+        return;
+    int rc = sandbox_resume(c, b, &err);
+    if (rc < 0)
+        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+    else
+        reply_json(reply, 200, sandbox_json(c, b, false));
     sandbox_unref(&c->fleet, b);
 }
 
@@ -229,6 +255,7 @@ static const struct route routes[] = {
     {"POST", {"v1", "sandboxes", ":", "ping"}, ROUTE_PATIENT, sandbox_ping},
     {"POST", {"v1", "sandboxes", ":", "exec"}, ROUTE_PATIENT, sandbox_exec},
     {"POST", {"v1", "sandboxes", ":", "eval"}, ROUTE_PATIENT, sandbox_eval},
+    {"POST", {"v1", "sandboxes", ":", "resume"}, ROUTE_ACTING, sandbox_post_resume},
 };
 
 static bool path_matches(const struct route *route, const struct rest_target *target, const char **param)

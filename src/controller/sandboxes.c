@@ -21,7 +21,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-enum { IDENTIFY_SECS = 60, GONE_SECS = 30 };
+enum { IDENTIFY_SECS = 60, GONE_SECS = 30, RESUME_SECS = 30 };
 
 struct batch {
     struct controller *c;
@@ -347,12 +347,61 @@ int sandbox_kill(struct controller *c, const char *id, struct err *err)
         vmm_kill(&b->vmm);
     }
     while (ours && b->state != SANDBOX_GONE && !late)
-        late = pthread_cond_timedwait(&c->fleet.gone, &c->fleet.lock, &until);
+        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
     pthread_mutex_unlock(&c->fleet.lock);
     sandbox_unref(&c->fleet, b);
     if (!ours)
         return err_say(err, REFUSED_MISSING, "sandbox %s not found", id);
     return late ? err_say(err, ETIMEDOUT, "sandbox %s was killed and does not end", id) : 0;
+}
+
+int sandbox_check_runs(struct controller *c, const struct sandbox *b, struct err *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    if (*b->stalled)
+        rc = err_say(err, REFUSED_CONFLICT, "sandbox %s is stalled: %s; make space, then resume it", b->vmm.id,
+                     b->stalled);
+    pthread_mutex_unlock(&c->fleet.lock);
+    return rc;
+}
+
+/* One RESUME at a time; the monitor, which reads the socket, takes the answer. */
+static int resume_send(struct controller *c, struct sandbox *b, struct err *err)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    bool first = !b->resuming;
+    b->resuming = true;
+    pthread_mutex_unlock(&c->fleet.lock);
+    int rc = first ? vmm_resume(&b->vmm, err) : 0;
+    if (rc < 0) {
+        pthread_mutex_lock(&c->fleet.lock);
+        b->resuming = false;
+        pthread_mutex_unlock(&c->fleet.lock);
+    }
+    return rc;
+}
+
+int sandbox_resume(struct controller *c, struct sandbox *b, struct err *err)
+{
+    struct timespec until;
+    int late = 0;
+    if (sandbox_check_runs(c, b, NULL) == 0)
+        return err_say(err, REFUSED_CONFLICT, "sandbox %s is not stalled", b->vmm.id);
+    int rc = resume_send(c, b, err);
+    if (rc < 0)
+        return rc;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += RESUME_SECS;
+    pthread_mutex_lock(&c->fleet.lock);
+    while (b->resuming && b->state == SANDBOX_RUNNING && !late)
+        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
+    if (b->state != SANDBOX_RUNNING)
+        rc = err_say(err, REFUSED_MISSING, "sandbox %s not found", b->vmm.id);
+    else if (late)
+        rc = err_say(err, ETIMEDOUT, "sandbox %s does not answer", b->vmm.id);
+    pthread_mutex_unlock(&c->fleet.lock);
+    return rc < 0 ? rc : sandbox_check_runs(c, b, err);
 }
 
 static void death_tell(struct controller *c, const struct sandbox *b, bool asked)
@@ -408,12 +457,17 @@ static void memory_json(const struct sandbox *b, json_t *object)
         json_object_set_new(object, "memory_charged_kib", json_integer((json_int_t)(bytes >> 10)));
 }
 
-json_t *sandbox_json(struct sandbox *b, bool memory)
+json_t *sandbox_json(struct controller *c, struct sandbox *b, bool memory)
 {
+    char stalled[ERR_TEXT_MAX];
+    pthread_mutex_lock(&c->fleet.lock);
+    memcpy(stalled, b->stalled, sizeof stalled);
+    pthread_mutex_unlock(&c->fleet.lock);
     struct rest_sandbox_info info = {.id = b->vmm.id,
                                      .snapshot_tag = b->base->tag,
                                      .created_at_unix = b->created_at_unix,
                                      .memory_limit_mib = b->memory_limit_mib,
+                                     .stalled = stalled,
                                      .pid = (uint32_t)b->vmm.pid};
     json_t *object = rest_json_sandbox(&info);
     if (object && memory)

@@ -330,7 +330,7 @@ static int await_gone(struct controller *c, struct snapshot *s, struct err *err)
     int late = 0;
     pthread_mutex_lock(&c->fleet.lock);
     while (s->state != SNAPSHOT_GONE && !late)
-        late = pthread_cond_timedwait(&c->fleet.gone, &c->fleet.lock, &until);
+        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
     bool gone = s->state == SNAPSHOT_GONE;
     pthread_mutex_unlock(&c->fleet.lock);
     return gone ? 0 : err_say(err, ETIMEDOUT, "the template of %s was killed and does not end", s->tag);

@@ -337,12 +337,20 @@ int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err)
     if (strncmp(reply.adopted.id, vmm->id, sizeof vmm->id) != 0)
         rc = err_say(err, EPROTO, "the VMM behind %s calls itself %s", vmm->id, reply.adopted.id);
     vmm->pid = (pid_t)reply.adopted.pid;
+    vmm->stalled = reply.adopted.stalled;
     vmm->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
     vmm->pidfd = steal_fd(&reply.fd[CTL_FD_PIDFD]);
     ctl_message_close(&reply);
     if (rc == 0 && vmm->pidfd < 0 && (vmm->pidfd = (int)syscall(SYS_pidfd_open, vmm->pid, 0)) < 0)
         rc = err_set(err, errno, "pidfd_open of %d", (int)vmm->pid);
     return rc;
+}
+
+int vmm_resume(struct vmm *vmm, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_RESUME, ++vmm->requests);
+    return ctl_send(vmm->ctl, &m, err);
 }
 
 int vmm_last_words(struct vmm *vmm, struct err *err)

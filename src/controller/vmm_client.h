@@ -22,6 +22,7 @@ struct vmm {
     pid_t pid;              /* 0: none */
     int pidfd, ctl, memory; /* -1: none */
     bool rung;              /* a DOORBELL came */
+    bool stalled;           /* it was when it was adopted */
     uint32_t requests;
 };
 
@@ -78,6 +79,9 @@ int vmm_go(struct vmm *child, struct err *err);
 
 /* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead. */
 int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err);
+
+/* Asks a stalled sandbox to run on: RESUMED or FAILED is for whoever reads its socket. */
+int vmm_resume(struct vmm *vmm, struct err *err);
 
 /* The reason a VMM gave for its end, from what still lies in its socket: 0 with a sentence, or -ENOENT. */
 int vmm_last_words(struct vmm *vmm, struct err *err);

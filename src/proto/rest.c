@@ -378,6 +378,8 @@ json_t *rest_json_sandbox(const struct rest_sandbox_info *info)
     json_object_set_new(object, "last_branch_memory_path", json_null());
     json_object_set_new(object, "has_branched", json_false());
     json_object_set_new(object, "branch_count", json_integer(0));
+    if (info->stalled && *info->stalled)
+        set_some(object, "stalled", info->stalled);
     return object;
 }
 

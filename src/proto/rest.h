@@ -95,6 +95,7 @@ struct rest_sandbox_info {
     uint64_t created_at_unix;
     uint64_t memory_limit_mib; /* 0: none */
     uint32_t pid;              /* 0: none */
+    const char *stalled;       /* why its guest stands still; NULL or "": it runs */
 };
 
 /* New references, NULL without memory. */

@@ -278,6 +278,53 @@ def a_rootfs_with_agent_gives_every_child_a_layer(c):
     assert len(c.fork(2)) == 2
 
 
+def stall(c, sandbox):
+    """A sandbox whose guest stands still for want of disk space, and says so to everybody who asks."""
+    c.exec(sandbox, 'stall')
+    told = until(lambda: c.get(f'/v1/sandboxes/{sandbox}')[1].get('stalled'), 'it is told')
+    for what, body in (('ping', None), ('exec', {'args': ['echo']}), ('eval', {'code': '1+1'})):
+        status, answer = c.post(f'/v1/sandboxes/{sandbox}/{what}', body)
+        assert status == 409 and f'{sandbox} is stalled: {told}' in answer['error'], (status, answer)
+
+
+@case()
+def a_stalled_sandbox_is_told_and_resumed(c):
+    c.snapshot()
+    one, other = [box['id'] for box in c.fork(2)]
+    stall(c, one)
+    assert 'No space left on device' in c.get(f'/v1/sandboxes/{one}')[1]['stalled']
+    assert 'stalled' not in c.get(f'/v1/sandboxes/{other}')[1]
+    assert c.exec(other, 'echo', 'here')[1]['stdout'] == 'here\n'
+    status, answer = c.post(f'/v1/sandboxes/{one}/resume')
+    assert status == 200 and answer['id'] == one and 'stalled' not in answer, answer
+    assert c.exec(one, 'echo', 'again')[1]['stdout'] == 'again\n'
+    status, answer = c.post(f'/v1/sandboxes/{one}/resume')
+    assert status == 409 and 'is not stalled' in answer['error'], answer
+    assert c.post('/v1/sandboxes/sb-nobody/resume')[0] == 404
+
+
+@case()
+def a_sandbox_that_stalls_again_is_told_again(c):
+    c.snapshot(words='resume=stalls')
+    one = c.fork()[0]['id']
+    stall(c, one)
+    assert c.post(f'/v1/sandboxes/{one}/resume')[0] in (200, 409)
+    until(lambda: c.get(f'/v1/sandboxes/{one}')[1].get('stalled'), 'it is told again')
+    assert c.delete(f'/v1/sandboxes/{one}')[0] == 204
+
+
+@case()
+def a_stalled_sandbox_is_stalled_for_the_next_controller_too(c):
+    c.snapshot()
+    one = c.fork()[0]['id']
+    stall(c, one)
+    c.stop(signal.SIGKILL)
+    c.start()
+    assert c.get(f'/v1/sandboxes/{one}')[1]['stalled']
+    assert c.post(f'/v1/sandboxes/{one}/resume')[0] == 200
+    assert c.exec(one, 'echo', 'again')[1]['stdout'] == 'again\n'
+
+
 @case(start=False)
 def a_full_disk_is_named_and_leaves_nothing(c):
     small = os.path.join(c.dir, 'small')

@@ -9,6 +9,7 @@
  *     spawn=fail:N | die:N       the Nth spawn of the template is refused, or its child dies unborn
  *     identity=fail:N | hangup:N the Nth child does not take its identity
  *     template=hang              SPAWN is not answered
+ *     resume=stalls              a stalled sandbox that is told to run on stalls again
  *
  * The words travel from parent to template in the state file. */
 #include "base/io.h"
@@ -36,7 +37,7 @@ static struct {
     unsigned number; /* of this child, from 1 */
     char hostname[AGENT_HOSTNAME_MAX + 1];
     char entropy[17];
-    bool warm;
+    bool warm, stalled;
 } me = {.ctl = -1, .listen = -1, .vsock = -1, .console = -1};
 
 static bool word(const char *w)
@@ -81,6 +82,33 @@ static _Noreturn void end(enum ctl_end reason, const char *text)
     snprintf(m.ended.text, sizeof m.ended.text, "%s", text);
     ctl_send(me.ctl, &m, NULL);
     exit(0);
+}
+
+static void stall(void)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_STALLED, 0);
+    m.failed.code = ENOSPC;
+    snprintf(m.failed.text, sizeof m.failed.text, "write to the disk: No space left on device");
+    me.stalled = true;
+    ctl_send(me.ctl, &m, NULL);
+}
+
+static void resume(uint32_t request)
+{
+    struct ctl_message m;
+    bool stalled = me.stalled;
+    struct err err;
+    me.stalled = false;
+    if (stalled) {
+        ctl_message_init(&m, CTL_RESUMED, request);
+        ctl_send(me.ctl, &m, NULL);
+    } else {
+        err_say(&err, EINVAL, "it is not stopped");
+        ctl_send_failed(me.ctl, request, &err, NULL);
+    }
+    if (word("resume=stalls"))
+        stall();
 }
 
 static void print(const char *text)
@@ -183,6 +211,8 @@ static void run_program(struct talk *t, const struct agent_exec *m)
     } else if (!strcmp(program, "nap")) {
         usleep(200 * 1000);
         exited(t, AGENT_EXITED, 0, "");
+    } else if (!strcmp(program, "stall")) {
+        stall();
     } else if (!strcmp(program, "poweroff")) {
         print("reboot: Power down\n");
         end(CTL_END_POWEROFF, "");
@@ -345,6 +375,7 @@ static void adopt(void)
     memcpy(reply.adopted.id, me.id, sizeof me.id);
     reply.adopted.pid = (uint32_t)getpid();
     reply.adopted.role = (uint8_t)me.role;
+    reply.adopted.stalled = me.stalled;
     reply.fd[CTL_FD_OWN_MEMORY] = own_memory();
     reply.fd[CTL_FD_PIDFD] = (int)syscall(SYS_pidfd_open, getpid(), 0);
     ctl_send(fd, &reply, NULL);
@@ -427,6 +458,8 @@ static void serve_request(void)
         make_image(m.request);
     else if (m.type == CTL_SPAWN)
         spawn(&m);
+    else if (m.type == CTL_RESUME)
+        resume(m.request);
     else if (m.type == CTL_QUIT)
         exit(0);
     ctl_message_close(&m);
