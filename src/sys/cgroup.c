@@ -111,6 +111,9 @@ static int base_open(struct err *err)
     rc = cgroup_create(group, "forkd", &base, err);
     if (rc == 0)
         rc = cgroup_enable_memory(base, err);
+    /* Root's, where nobody delegated a group to this user: there, but not for us. */
+    if (rc == 0 && faccessat(base, ".", W_OK, AT_EACCESS) < 0)
+        rc = err_set(err, errno, "make cgroups in forkd");
     return rc < 0 ? rc : steal_fd(&base);
 }
 
