@@ -52,11 +52,14 @@ def sandboxes_have_all_fields_in_order(c):
 @case()
 def ids_are_long_random_and_short_enough_for_a_tag(c):
     c.snapshot()
-    ids = [one['id'] for one in c.fork(10)]
-    assert len(set(ids)) == 10
+    ids = [one['id'] for _ in range(4) for one in c.fork(50)]
+    assert len(set(ids)) == 200
     for one in ids:
         prefix, random = one.split('-')
         assert prefix == 'sb' and len(random) >= 16 and random.isalnum() and len(one) <= 41
+    # 32 letters, each place its own: of 200 draws fewer than 26 different ones come once in 10^13 times.
+    for place in zip(*(one.removeprefix('sb-') for one in ids)):
+        assert len(set(place)) >= 26, place
 
 
 @case()

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-# lab-test: bad-input 600
+# lab-test: bad-input 900
 # lab-warm: tests/lab/warm.py
 """What people and hosts get wrong: one clear sentence that names the thing, the right status, nothing left behind."""
 
+import concurrent.futures
 import errno
+import hashlib
 import os
 import pathlib
 import subprocess
@@ -83,7 +85,8 @@ def a_kernel_that_panics_is_told_with_the_consoles_last_lines():
 
 @case
 def a_guest_that_is_never_ready_is_told():
-    refused(400, "not yet", kernel=None, image="python3", mem_size_mib=512, ready_cmd="echo not yet >&2; exit 3")
+    refused(400, "not yet", kernel=None, image="python3", mem_size_mib=512, boot_wait_secs=30,
+            ready_cmd="echo not yet >&2; exit 3")
 
 
 @case
@@ -91,39 +94,73 @@ def an_import_that_fails_is_told_with_its_traceback():
     refused(400, "no_such_module", kernel=None, image="python3", mem_size_mib=512, warmup=["no_such_module"])
 
 
-def fill(path):
-    """Writes until the filesystem takes no more."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while True:
-                    os.write(descriptor, b"x" * size)
-            except OSError as error:
-                assert error.errno == errno.ENOSPC, error
-    finally:
-        os.close(descriptor)
+class full_disk:
+    """The state's filesystem without a free block for the length of a with statement, or until make_space()."""
+
+    def __enter__(self):
+        self.filler = STATE / "filler"
+        descriptor, offset = os.open(self.filler, os.O_WRONLY | os.O_CREAT), 0
+        try:
+            # Allocated, not written: the disk is some gigabytes. The last blocks one by one.
+            for size in (1 << 28, 1 << 20, 1 << 12):
+                try:
+                    while True:
+                        os.posix_fallocate(descriptor, offset, size)
+                        offset += size
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC, error
+        finally:
+            os.close(descriptor)
+        return self
+
+    def make_space(self):
+        self.filler.unlink(missing_ok=True)
+
+    def __exit__(self, *_):
+        self.make_space()
 
 
 @case
 def a_full_disk_is_named_and_what_runs_lives():
     with spawned("py", 1) as (running,):
-        filler = STATE / "filler"
-        try:
-            fill(filler)
-            for request in (lambda: api("POST", "/v1/sandboxes", {"snapshot_tag": "py"}),
-                            lambda: api("POST", "/v1/snapshots", {"tag": "full", "image": "python3"})):
+        with full_disk():
+            for path, body in (("/v1/sandboxes", {"snapshot_tag": "py"}),
+                               ("/v1/snapshots", {"tag": "full", "image": "python3"})):
                 try:
-                    request()
-                    raise AssertionError("taken on a full disk")
+                    api("POST", path, body)
+                    raise AssertionError(f"{path} on a full disk")
                 except ApiError as error:
                     assert error.status == 500 and ("full" in error.text or "No space" in error.text), error
-        finally:
-            filler.unlink()
         assert product.process_lives(running.pid)
         assert [info["tag"] for info in api("GET", "/v1/snapshots")] == ["py"]
     with spawned("py", 1) as (after,):
         assert after.value("2 + 2") == "4"
+
+
+@case
+def a_guest_that_finds_no_space_stands_still_and_goes_on_when_there_is_some():
+    # More than the filesystem's last blocks, and all of it in the command's own answer: nothing may be lost.
+    write = "yes forkd | head -c 24000000 > /root/large && sync && md5sum < /root/large && dmesg | grep -c 'I/O error'"
+    with spawned("py", 2) as (writer, sibling), concurrent.futures.ThreadPoolExecutor() as pool:
+        with full_disk() as disk:
+            answer = pool.submit(writer.exec, "sh", "-c", write, timeout_secs=product.PATIENCE - 10)
+            try:
+                wait_for(lambda: "stalled" in api("GET", f"/v1/sandboxes/{writer.id}") or answer.done(), "the stall")
+                assert not answer.done(), f"a full disk, and the guest has written: {answer.result()}"
+                assert "No space left" in api("GET", f"/v1/sandboxes/{writer.id}")["stalled"]
+                try:
+                    writer.value("1")
+                    raise AssertionError("a guest that stands still answers")
+                except ApiError as error:
+                    assert error.status == 409 and writer.id in error.text and "No space left" in error.text, error
+                assert sibling.value("3 * 3") == "9"
+            finally:
+                disk.make_space()
+                api("POST", f"/v1/sandboxes/{writer.id}/resume")
+        said = answer.result()
+        digest = hashlib.md5((b"forkd\n" * 4000000)[:24000000]).hexdigest()
+        assert said["stdout"].split() == [digest, "-", "0"], said
+        assert "stalled" not in api("GET", f"/v1/sandboxes/{writer.id}")
 
 
 @case
@@ -141,14 +178,34 @@ def the_command_line_says_it_and_fails():
 
 
 @case
-def a_dev_kvm_that_may_not_be_opened_is_named():
-    os.chmod("/dev/kvm", 0)
+def a_dev_kvm_that_is_none_is_named():
     subprocess.run(["mount", "--bind", "/dev/null", "/dev/kvm"], check=True)
     try:
         refused(500, "/dev/kvm")
     finally:
         subprocess.run(["umount", "/dev/kvm"], check=True)
-        os.chmod("/dev/kvm", 0o666)
+
+
+@case
+def who_may_not_open_dev_kvm_is_told_so():
+    own = pathlib.Path("/tmp/nobody")
+    own.mkdir(mode=0o755)
+    os.chown(own, 65534, 65534)
+    mode = os.stat("/dev/kvm").st_mode & 0o777
+    env = {**os.environ, "FORKD_STATE": str(own / "state.db"), "HOME": str(own)}
+    env.pop("FORKD_URL", None)
+
+    def as_nobody(*args):
+        return subprocess.run([BUILD / "forkd", *args], env=env, user=65534, group=65534, extra_groups=[],
+                              capture_output=True, text=True)
+    os.chmod("/dev/kvm", 0o600)
+    try:
+        told = as_nobody("snapshot", "--tag", "bad", "--image", "python3")
+        assert told.returncode == 1 and "no permission on /dev/kvm" in told.stderr, told
+        assert as_nobody("images", "--json").stdout.startswith('{"snapshots":[]'), as_nobody("images", "--json")
+    finally:
+        os.chmod("/dev/kvm", mode)
+        assert as_nobody("stop").returncode == 0
 
 
 controller.ensure()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # lab-test: sizes 600
-"""Templates of other shapes: two CPUs, memory beyond the hole below 4 GiB, the compressed kernel, tiny memory."""
+"""Templates of other shapes: two and four CPUs, memory beyond the hole below 4 GiB, the compressed kernel, tiny memory."""
 
 import os
 import pathlib
@@ -22,6 +22,13 @@ def a_template_of_two_cpus_forks():
         assert child.sh("nproc") == "2"
         # Both CPUs run: a thread on each takes a step, and both come back.
         assert child.sh("taskset -c 0 echo a; taskset -c 1 echo b").split() == ["a", "b"]
+
+
+@case
+def a_template_of_four_cpus_forks():
+    for child in fork_and_ask("four", vcpus=4, warmup=[]):
+        assert child.sh("nproc") == "4"
+        assert child.sh("for cpu in 0 1 2 3; do taskset -c $cpu echo $cpu; done").split() == ["0", "1", "2", "3"]
 
 
 @case
