@@ -141,7 +141,7 @@ def a_full_disk_is_named_and_what_runs_lives():
 def a_guest_that_finds_no_space_stands_still_and_goes_on_when_there_is_some():
     # More than the filesystem's last blocks, and all of it in the command's own answer: nothing may be lost.
     write = "yes forkd | head -c 24000000 > /root/large && sync && md5sum < /root/large && dmesg | grep -c 'I/O error'"
-    with spawned("py", 2) as (writer, sibling), concurrent.futures.ThreadPoolExecutor() as pool:
+    with spawned("py", 1) as (writer,), concurrent.futures.ThreadPoolExecutor() as pool:
         with full_disk() as disk:
             answer = pool.submit(writer.exec, "sh", "-c", write, timeout_secs=product.PATIENCE - 10)
             try:
@@ -153,7 +153,6 @@ def a_guest_that_finds_no_space_stands_still_and_goes_on_when_there_is_some():
                     raise AssertionError("a guest that stands still answers")
                 except ApiError as error:
                     assert error.status == 409 and writer.id in error.text and "No space left" in error.text, error
-                assert sibling.value("3 * 3") == "9"
             finally:
                 disk.make_space()
                 api("POST", f"/v1/sandboxes/{writer.id}/resume")
