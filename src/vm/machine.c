@@ -10,6 +10,7 @@
 #include "vm/notify.h"
 #include "vm/vcpu.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -365,13 +366,22 @@ int machine_start(struct machine *m, struct err *err)
     return 0;
 }
 
+/* A guest may end while its CPUs are on their way to a stop. */
+static int saves_a_guest(struct machine *m, struct err *err)
+{
+    pthread_mutex_lock(&m->lock);
+    int rc = m->end_pending ? err_say(err, ECANCELED, "the guest is over: %s", m->end_text) : 0;
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
 int machine_park(struct machine *m, bool save, struct err *err)
 {
     m->park_saves = save;
     vcpu_order_all(m, ORDER_PARK);
     vcpu_wait_parked(m);
     m->phase = MACHINE_PARKED;
-    int rc = 0;
+    int rc = save ? saves_a_guest(m, err) : 0;
     for (unsigned i = 0; save && rc == 0 && i < m->config.vcpus; i++) {
         struct vcpu *v = &m->vcpu[i];
         if (v->err.code)

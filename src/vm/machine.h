@@ -11,7 +11,8 @@
  *   parked    every vCPU thread waits at an instruction boundary with its last exit completed; devices are
  *             quiet unless a worker still completes a request in flight. machine_park(). With `save` the
  *             state is that of this instant.
- *   ended     the guest is over (poweroff, reset, crash); its CPUs wait. Only machine_detach() is left.
+ *   ended     the guest is over (poweroff, reset, crash): the CPU that ended it waits, others may still run. Only
+ *             machine_detach() is left.
  *
  * Threads. One loop thread calls everything here; vCPU threads handle exits. The device lock is held around every
  * call into a device: by vCPU threads for register accesses, by the loop thread for the rest. The loop thread
@@ -154,7 +155,8 @@ int machine_restore(struct machine *m, struct err *err);
 /* attached -> running. */
 int machine_start(struct machine *m, struct err *err);
 /* running -> parked. All CPUs are kicked before one is waited for. With `save` the state of CPUs and clock is
- * read; devices need nothing, their state is always current. */
+ * read; devices need nothing, their state is always current. -ECANCELED: the guest is over, and there is no state worth
+ * saving; machine.hooks.ended is yet to be called, or was. */
 int machine_park(struct machine *m, bool save, struct err *err);
 /* parked -> running. */
 int machine_resume(struct machine *m, struct err *err);

@@ -1,6 +1,7 @@
 /* ends.c: a guest that is over is reported with the way it ended, in a first life and in a fork alike. */
 #include "kvm/check.h"
 
+#include <poll.h>
 #include <string.h>
 
 struct expected {
@@ -59,12 +60,37 @@ static void test_forks_report_their_ends(void **state)
     }
 }
 
+/* The guest is over, and the loop has not heard of it. */
+static void await_end_unheard(struct machine *m)
+{
+    for (bool over = false; !over; poll(NULL, 0, 1)) {
+        pthread_mutex_lock(&m->lock);
+        over = m->end_pending;
+        pthread_mutex_unlock(&m->lock);
+    }
+}
+
+/* Its forks would be machines that are switched off. */
+static void test_guest_that_ended_is_not_saved(void **state)
+{
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        struct rig rig;
+        struct err err = {0};
+        must(rig_boot(&rig, &(struct rig_config){.guest = "end", .cmdline = ends[i].cmdline}, &err));
+        await_end_unheard(rig.m);
+        assert_int_equal(machine_park(rig.m, true, &err), -ECANCELED);
+        assert_non_null(strstr(err.text, ends[i].word));
+        rig_close(&rig);
+    }
+}
+
 int main(void)
 {
     check_kvm();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_first_life_reports_its_end),
         cmocka_unit_test(test_forks_report_their_ends),
+        cmocka_unit_test(test_guest_that_ended_is_not_saved),
     };
     return cmocka_run_group_tests_name("ends of guests", tests, NULL, NULL);
 }
