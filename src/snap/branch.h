@@ -5,13 +5,13 @@
  * memfd of the target's: a bitmap of the pages wanted, and room for the source's state. The target leads:
  *
  *   target                                            source
- *   HELLO (shared memfd, layers it has)  ---------->  maps it; the bitmap begins with all since the last branch
+ *   HELLO (shared memfd, layers, instant) --------->  maps it; the bitmap begins with what that instant lacks
  *   FETCH  -------------------------------------->   adds what was written since; answers FETCHED
  *   reads those pages, and again, while the guest runs, until few are left, they stop shrinking, or ROUNDS_MAX
  *   PARK  --------------------------------------->   parks, saves CPUs and devices; freezes the disk; fetches the
  *                                                     last pages; answers PARKED (layers the target lacks)
  *   reads the last pages into touched memory
- *   RESUME  ------------------------------------->   runs on; answers RESUMED
+ *   RESUME  ------------------------------------->   runs on; answers RESUMED (the instant)
  *   puts the pages in place, unpacks the state: it is the template
  *   DONE  --------------------------------------->   since the last branch: nothing
  *
@@ -62,6 +62,7 @@ struct branch_source {
     uint8_t *state;
     size_t state_cap;
     unsigned target_layers;
+    bool captured; /* the pause is over: DONE is all that may come */
 };
 
 /* Serves the target on `peer` from the machine's loop. Takes both descriptors, whatever it returns. One branch at

@@ -2,8 +2,10 @@
  *
  * States, by what the target says next:
  *   strange   nothing is mapped; only HELLO is allowed
- *   known     the shared memfd is mapped; FETCH, PARK and DONE are allowed, in any number and order
+ *   known     the shared memfd is mapped; FETCH is allowed in any number, then PARK
  *   (paused)  not a state of the loop: the pause is one function that returns with the guest running
+ *   captured  the target was told that the guest runs on; only DONE is allowed: pages fetched after the pause, or
+ *             never, would be forgotten with it
  * Anything else, or the end of the socket, ends the branch. */
 #include "base/clock.h"
 #include "base/log.h"
@@ -53,8 +55,8 @@ static int share(struct branch_source *b, const struct branch_message *m, int fd
     b->state = (uint8_t *)map + bitmap;
     b->state_cap = m->a;
     b->target_layers = (unsigned)m->b;
-    dirty_add_since_branch(b->dirty, b->bitmap);
-    return 0;
+    const struct machine_instant have = {m->t[0], m->t[1]};
+    return dirty_add_since(b->dirty, have, b->bitmap, err);
 }
 
 static uint64_t count_pages(const struct branch_source *b)
@@ -155,7 +157,10 @@ static int pause_and_capture(struct branch_source *b, struct err *err)
         return rc < 0 ? rc : resumed;
     if (!asked)
         return err_say(err, ETIMEDOUT, "the target of the branch did not end the pause");
-    struct branch_message resumed_message = {.word = BRANCH_RESUMED, .t = {clock_monotonic_ns() - resuming}};
+    const struct machine_instant instant = dirty_capture(b->dirty);
+    b->captured = true;
+    struct branch_message resumed_message = {
+        .word = BRANCH_RESUMED, .a = instant.source, .b = instant.number, .t = {clock_monotonic_ns() - resuming}};
     return branch_send(b->peer.fd, &resumed_message, NULL, 0, err);
 }
 
@@ -165,17 +170,15 @@ static int obey(struct branch_source *b, const struct branch_message *m, const i
     if (!b->shared)
         return m->word == BRANCH_HELLO && count == 1 ? share(b, m, fds[0], err)
                                                      : err_say(err, EPROTO, "the target of the branch said no HELLO");
-    switch (m->word) {
-    case BRANCH_FETCH:
+    if (m->word == BRANCH_FETCH && !b->captured)
         return fetch(b, err);
-    case BRANCH_PARK:
+    if (m->word == BRANCH_PARK && !b->captured)
         return pause_and_capture(b, err);
-    case BRANCH_DONE:
-        dirty_branched(b->dirty);
-        return -ESHUTDOWN;
-    default:
-        return err_say(err, EPROTO, "the target of the branch said %d", m->word);
-    }
+    if (m->word != BRANCH_DONE || !b->captured)
+        return err_say(err, EPROTO, "the target of the branch said %d %s the pause", m->word,
+                       b->captured ? "after" : "before");
+    dirty_branched(b->dirty);
+    return -ESHUTDOWN;
 }
 
 static void on_peer(struct loop_source *source, uint32_t events)

@@ -21,6 +21,7 @@ struct target {
     uint64_t state_len;
     unsigned layers; /* descriptors that came with PARKED */
     int layer_fd[BRANCH_FDS_MAX];
+    struct machine_instant instant; /* what it becomes */
 };
 
 static uint64_t *bitmap(const struct target *t)
@@ -71,8 +72,11 @@ static int share(struct target *t, struct err *err)
     if (map == MAP_FAILED)
         return err_set(err, errno, "map what the branch shares");
     t->shared = map;
-    struct branch_message hello = {
-        .word = BRANCH_HELLO, .a = t->state_cap, .b = t->machine->config.disk ? t->machine->disk.opened : 0};
+    const struct machine_instant *have = &t->machine->instant;
+    struct branch_message hello = {.word = BRANCH_HELLO,
+                                   .a = t->state_cap,
+                                   .b = t->machine->config.disk ? t->machine->disk.opened : 0,
+                                   .t = {have->source, have->number}};
     return branch_send(t->peer, &hello, &fd, 1, err);
 }
 
@@ -124,8 +128,11 @@ static int the_pause(struct target *t, bool compare, struct branch_report *repor
             return (int)report->pages_differing;
     }
     rc = ask(t, BRANCH_RESUME, BRANCH_RESUMED, &answer, err);
+    if (rc < 0)
+        return rc;
     report->resume_ns = answer.t[0];
-    return rc;
+    t->instant = (struct machine_instant){answer.a, answer.b};
+    return 0;
 }
 
 static bool same_machine(const struct machine_config *a, const struct machine_config *b)
@@ -158,6 +165,7 @@ static int replace_machine(struct target *t, struct err *err)
         machine_free(made);
         return rc;
     }
+    made->instant = t->instant;
     machine_free(t->machine);
     t->machine = made;
     return 0;

@@ -7,13 +7,13 @@
 #include <stdint.h>
 
 enum branch_word {
-    BRANCH_HELLO = 1, /* target: a = bytes of the state's room, b = layers it has; the shared memfd */
+    BRANCH_HELLO = 1, /* target: a = bytes of the state's room, b = layers it has, t = its instant; the shared memfd */
     BRANCH_FETCH,     /* target */
     BRANCH_FETCHED,   /* source: a = pages wanted now */
     BRANCH_PARK,      /* target */
     BRANCH_PARKED,    /* source: a = bytes of state, b = pages wanted; t = kick, save, log; layers */
     BRANCH_RESUME,    /* target */
-    BRANCH_RESUMED,   /* source: t[0] = resume */
+    BRANCH_RESUMED,   /* source: a, b = the instant; t[0] = resume */
     BRANCH_DONE,      /* target */
     BRANCH_SORRY,     /* source: it cannot; a = errno */
     BRANCH_WORDS_END

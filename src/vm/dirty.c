@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 static uint64_t *bitmap_map(size_t words)
 {
@@ -19,11 +20,16 @@ int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err)
     *dirty = (struct dirty){.words = words,
                             .since_birth = bitmap_map(words),
                             .since_branch = bitmap_map(words),
-                            .fetched = bitmap_map(words)};
-    if (dirty->since_birth && dirty->since_branch && dirty->fetched)
-        return 0;
-    dirty_destroy(dirty);
-    return err_set(err, ENOMEM, "map the bitmaps of written pages");
+                            .fetched = bitmap_map(words),
+                            .birth = m->instant};
+    int rc = 0;
+    if (!dirty->since_birth || !dirty->since_branch || !dirty->fetched)
+        rc = err_set(err, ENOMEM, "map the bitmaps of written pages");
+    else if (getrandom(&dirty->captured.source, sizeof dirty->captured.source, 0) != sizeof dirty->captured.source)
+        rc = err_set(err, errno, "getrandom for the name of a branch's source");
+    if (rc < 0)
+        dirty_destroy(dirty);
+    return rc;
 }
 
 static void bitmap_unmap(uint64_t *map, size_t words)
@@ -62,15 +68,36 @@ int dirty_fetch(struct dirty *dirty, struct machine *m, uint64_t *into, struct e
     return 0;
 }
 
+struct machine_instant dirty_capture(struct dirty *dirty)
+{
+    dirty->captured.number++;
+    return dirty->captured;
+}
+
 void dirty_branched(struct dirty *dirty)
 {
+    dirty->branched = dirty->captured.number;
     /* Fresh zero pages instead of writing zeros: private anonymous memory that was given back reads as zero. */
     madvise(dirty->since_branch, dirty->words * sizeof(uint64_t), MADV_DONTNEED);
 }
 
-void dirty_add_since_branch(const struct dirty *dirty, uint64_t *into)
+/* The bitmap of what a template of that instant lacks, or NULL. */
+static const uint64_t *lacked_by(const struct dirty *dirty, struct machine_instant have)
 {
+    if (have.source == dirty->birth.source && have.number == dirty->birth.number)
+        return dirty->since_birth;
+    if (have.source != dirty->captured.source || have.number > dirty->branched)
+        return NULL;
+    return have.number == dirty->branched ? dirty->since_branch : dirty->since_birth;
+}
+
+int dirty_add_since(const struct dirty *dirty, struct machine_instant have, uint64_t *into, struct err *err)
+{
+    const uint64_t *lacked = lacked_by(dirty, have);
+    if (!lacked)
+        return err_say(err, EINVAL, "the template to branch from is not one of this sandbox");
     for (size_t i = 0; i < dirty->words; i++)
-        if (dirty->since_branch[i])
-            into[i] |= dirty->since_branch[i];
+        if (lacked[i])
+            into[i] |= lacked[i];
+    return 0;
 }

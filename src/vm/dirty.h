@@ -5,6 +5,10 @@
  * what differs from the template, and since the last branch, which is what the next one still has to copy. A
  * branch that fails leaves them alone, so nothing that was fetched for it is lost.
  *
+ * Which of the two a template lacks, its instant says (machine.h): the last complete branch lacks the second; the
+ * template the machine was forked from, and every earlier branch, the first. So a branch that was complete and whose
+ * process died before anyone heard of it is missing from no later one. Templates of other machines have no place here.
+ *
  * Clear first, read the pages after: a page written meanwhile is logged again.
  *
  * Bitmaps have one bit per page of RAM, by RAM offset, in 64-bit words.
@@ -18,6 +22,9 @@
 struct dirty {
     size_t words;
     uint64_t *since_birth, *since_branch, *fetched; /* mapped without reserve: untouched words cost nothing */
+    struct machine_instant birth;                   /* of the template it was forked from */
+    struct machine_instant captured;                /* the last, complete or not; the number is 0 before the first */
+    uint64_t branched;                              /* the number of the last complete one; 0: none */
 };
 
 int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err);
@@ -26,10 +33,12 @@ void dirty_destroy(struct dirty *dirty);
 /* Adds what was written since the last fetch to both bitmaps, and to `into`. */
 int dirty_fetch(struct dirty *dirty, struct machine *m, uint64_t *into, struct err *err);
 
-/* A branch is complete: the next one begins here. Nothing may have been fetched since the branch's last fetch. */
+/* Names the instant of a branch's last fetch. */
+struct machine_instant dirty_capture(struct dirty *dirty);
+/* The branch captured last is complete: the next one begins there. Nothing may have been fetched since. */
 void dirty_branched(struct dirty *dirty);
 
-/* Adds what the next branch has to copy to `into`. */
-void dirty_add_since_branch(const struct dirty *dirty, uint64_t *into);
+/* Adds what a template of that instant lacks, as far as it was fetched, to `into`. */
+int dirty_add_since(const struct dirty *dirty, struct machine_instant have, uint64_t *into, struct err *err);
 
 #endif

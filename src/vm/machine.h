@@ -79,6 +79,12 @@ struct machine_host {
     bool log_dirty; /* KVM logs the pages that CPUs write, from birth */
 };
 
+/* The instant of a running sandbox that a branch's state is of: which sandbox, by a random number, and which capture
+ * of it, counted from 1. All zero in what was booted. Inherited by fork, in no file. */
+struct machine_instant {
+    uint64_t source, number;
+};
+
 struct vcpu {
     struct machine *machine;
     unsigned index;
@@ -110,6 +116,7 @@ struct machine {
     struct disk disk; /* behind blk; its owner opens the layers while the machine is plain */
     struct vmgenid vmgenid;
     struct vcpu vcpu[BOARD_VCPUS_MAX];
+    struct machine_instant instant;
 
     /* Host. */
     enum machine_state phase;

@@ -2,13 +2,17 @@
  * runs on. Usage: branch FORKD_VMM GUEST. */
 #include "fixture.h"
 
+#include "base/clock.h"
 #include "base/own.h"
+#include "snap/branch_wire.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
@@ -164,6 +168,92 @@ static void a_branch_whose_target_dies_is_no_harm(void **state)
     template_quit(&t);
 }
 
+/* The target was complete and died before its controller heard of it: that one goes on with the template it has. */
+static void a_branch_that_nobody_heard_of_is_missing_from_no_other(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    struct ctl_branched report;
+    sandbox_run_line(&source, "mem write 0x2000000 111");
+    struct template lost = sandbox_branch(&source, &t, "lost", false, &report);
+    template_quit(&lost);
+    struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    /* And the one after that is a branch of little again. */
+    sandbox_run_line(&source, "mem write 0x2200000 222");
+    struct template next = sandbox_branch(&source, &branch, "next", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    struct sandbox child = sandbox_run(&next, "child");
+    expect_word(&child, "mem read 0x2000000", "0x6f");
+    expect_word(&child, "mem read 0x2200000", "0xde");
+    sandbox_quit(&child);
+    sandbox_quit(&source);
+    template_quit(&next);
+    template_quit(&branch);
+    template_quit(&t);
+}
+
+/* A target of the test's own: one end of the peers, known to the source. */
+static int target_say_hello(const struct sandbox *source)
+{
+    enum { STATE_ROOM = 2 << 20 };
+    int peer[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, peer), 0);
+    own_fd int layer = fixture_file("layer");
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_STREAM, 3);
+    m.fd[CTL_FD_PEER] = peer[0];
+    m.fd[CTL_FD_LAYER] = layer;
+    assert_int_equal(ctl_send(source->ctl, &m, NULL), 0);
+    close(peer[0]);
+    own_fd int shared = memfd_create("shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    uint64_t bitmap = branch_bitmap_bytes((uint64_t)MEM_MIB << 8);
+    assert_int_equal(ftruncate(shared, (off_t)(bitmap + STATE_ROOM)), 0);
+    assert_int_equal(fcntl(shared, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    struct branch_message hello = {.word = BRANCH_HELLO, .a = STATE_ROOM, .b = 1};
+    assert_int_equal(branch_send(peer[1], &hello, &shared, 1, NULL), 0);
+    return peer[1];
+}
+
+static enum branch_word target_ask(int peer, enum branch_word word)
+{
+    struct branch_message m = {.word = word};
+    int fds[BRANCH_FDS_MAX];
+    unsigned count = BRANCH_FDS_MAX;
+    assert_int_equal(branch_send(peer, &m, NULL, 0, NULL), 0);
+    assert_int_equal(branch_recv(peer, &m, fds, &count, clock_monotonic_ns() + DEADLINE_SECONDS * NS_PER_SEC, NULL), 1);
+    for (unsigned i = 0; i < count; i++)
+        close(fds[i]);
+    return m.word;
+}
+
+/* DONE is for a target that has every page: one that says so without having asked for them, or after it had the
+ * source fetch more, makes the next branch lack nothing. */
+static void a_target_that_lies_about_being_done_costs_no_page(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    struct ctl_branched report;
+    for (int paused = 0; paused < 2; paused++) {
+        sandbox_run_line(&source, "mem write 0x2000000 111");
+        int peer = target_say_hello(&source);
+        if (paused) {
+            assert_int_equal(target_ask(peer, BRANCH_PARK), BRANCH_PARKED);
+            assert_int_equal(target_ask(peer, BRANCH_RESUME), BRANCH_RESUMED);
+            sandbox_run_line(&source, "mem write 0x2200000 222");
+        }
+        assert_int_equal(target_ask(peer, BRANCH_FETCH), paused ? BRANCH_SORRY : BRANCH_FETCHED);
+        if (!paused)
+            assert_int_equal(target_ask(peer, BRANCH_DONE), BRANCH_SORRY);
+        close(peer);
+        struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+        assert_int_equal(report.pages_differing, 0);
+        template_quit(&branch);
+    }
+    sandbox_quit(&source);
+    template_quit(&t);
+}
+
 static void source_and_branch_live_and_die_independently(void **state)
 {
     struct template t = template_load(&image);
@@ -197,6 +287,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(twenty_branches_in_a_row_under_disk_load_are_of_their_instant),
         cmocka_unit_test(a_line_of_branches_of_branches_works),
         cmocka_unit_test(a_branch_whose_target_dies_is_no_harm),
+        cmocka_unit_test(a_branch_that_nobody_heard_of_is_missing_from_no_other),
+        cmocka_unit_test(a_target_that_lies_about_being_done_costs_no_page),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
     };
     return cmocka_run_group_tests_name("branch", tests, image_once, image_end);
