@@ -263,19 +263,18 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
     }
 }
 
-int ctl_send(int sock, const struct ctl_message *m, struct err *err)
+/* Returns the length, and the descriptors in the order of their bits. */
+static int encode(const struct ctl_message *m, uint8_t *buf, size_t cap, int *fds, unsigned *count, struct err *err)
 {
-    uint8_t buf[CTL_MESSAGE_MAX];
-    int fds[CTL_FDS];
-    unsigned count = 0;
     uint32_t mask = 0;
+    *count = 0;
     for (int i = 0; i < CTL_FDS; i++) {
         if (m->fd[i] < 0)
             continue;
-        fds[count++] = m->fd[i];
+        fds[(*count)++] = m->fd[i];
         mask |= 1u << i;
     }
-    struct pack p = pack_into(buf, sizeof buf);
+    struct pack p = pack_into(buf, cap);
     pack_u32(&p, CTL_MAGIC);
     pack_u32(&p, CTL_VERSION);
     pack_u32(&p, (uint32_t)m->type);
@@ -284,7 +283,26 @@ int ctl_send(int sock, const struct ctl_message *m, struct err *err)
     pack_body(&p, m);
     if (p.full)
         return err_say(err, EMSGSIZE, "a %s message is too long", ctl_type_name(m->type));
-    int rc = fdpass_send(sock, buf, p.len, fds, count, err);
+    return (int)p.len;
+}
+
+int ctl_send(int sock, const struct ctl_message *m, struct err *err)
+{
+    uint8_t buf[CTL_MESSAGE_MAX];
+    int fds[CTL_FDS];
+    unsigned count;
+    int len = encode(m, buf, sizeof buf, fds, &count, err);
+    int rc = len < 0 ? len : fdpass_send(sock, buf, (size_t)len, fds, count, err);
+    return rc < 0 ? err_wrap(err, "send %s", ctl_type_name(m->type)) : 0;
+}
+
+int ctl_send_until(int sock, const struct ctl_message *m, uint64_t deadline_ns, struct err *err)
+{
+    uint8_t buf[CTL_MESSAGE_MAX];
+    int fds[CTL_FDS];
+    unsigned count;
+    int len = encode(m, buf, sizeof buf, fds, &count, err);
+    int rc = len < 0 ? len : fdpass_send_by(sock, buf, (size_t)len, fds, count, deadline_ns, err);
     return rc < 0 ? err_wrap(err, "send %s", ctl_type_name(m->type)) : 0;
 }
 

@@ -224,6 +224,8 @@ const char *ctl_type_name(enum ctl_type type);
 
 /* Sends a message; its descriptors stay the caller's. Never raises SIGPIPE. */
 int ctl_send(int sock, const struct ctl_message *m, struct err *err);
+/* The same, waiting for room until a monotonic deadline: -ETIMEDOUT past it. 0: not at all. */
+int ctl_send_until(int sock, const struct ctl_message *m, uint64_t deadline_ns, struct err *err);
 /* Receives one: 1, or 0 at end of file, or a negative errno (-EAGAIN when the socket is non-blocking and there
  * is none; -EPROTO for a message that is malformed or carries other descriptors than its type may). */
 int ctl_recv(int sock, struct ctl_message *m, struct err *err);

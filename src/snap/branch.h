@@ -25,7 +25,7 @@
  *    branch reads half written and whose requests it does again.
  * 3. A branch that fails loses nothing: what was fetched stays since the last branch until DONE.
  * 4. Each side takes the other's messages for hostile: the shared memfd is sealed against shrinking, counts and
- *    lengths are checked, the state is verified as a file's would be. */
+ *    lengths are checked, the state is verified as a file's would be, and who does not read is not waited for. */
 #ifndef FORKD_SNAP_BRANCH_H
 #define FORKD_SNAP_BRANCH_H
 

@@ -25,7 +25,7 @@ int branch_send(int sock, const struct branch_message *m, const int *fds, unsign
     pack_u64(&p, m->b);
     for (int i = 0; i < 3; i++)
         pack_u64(&p, m->t[i]);
-    int rc = fdpass_send(sock, buf, p.len, fds, count, err);
+    int rc = fdpass_send_by(sock, buf, p.len, fds, count, 0, err);
     return rc < 0 ? err_wrap(err, "talk to the other side of the branch") : 0;
 }
 

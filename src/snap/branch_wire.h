@@ -26,6 +26,8 @@ struct branch_message {
 
 enum { BRANCH_FDS_MAX = 15 };
 
+/* Does not wait: neither side ever has more than two messages unread, and one that reads none must not stop the other,
+ * a running sandbox. -ETIMEDOUT then. */
 int branch_send(int sock, const struct branch_message *m, const int *fds, unsigned count, struct err *err);
 /* Waits until a monotonic deadline. 1, or 0 when the other end closed. *count descriptors at most are received; they
  * are the caller's. */

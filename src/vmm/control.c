@@ -3,11 +3,15 @@
  */
 #include "vmm/control.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
 
 #include <string.h>
 #include <sys/socket.h>
+
+/* The guest's devices stand still meanwhile. */
+enum { PATIENCE_SECONDS = 5 };
 
 static void close_source(struct control *control, struct loop_source *source)
 {
@@ -121,7 +125,9 @@ void control_send(struct control *control, const struct ctl_message *m)
     struct err err = {0};
     if (control->sock.fd < 0)
         return;
-    if (ctl_send(control->sock.fd, m, &err) < 0 && err.code != EPIPE && err.code != ECONNRESET)
+    uint64_t deadline = m->type == CTL_DOORBELL ? 0 : clock_monotonic_ns() + PATIENCE_SECONDS * NS_PER_SEC;
+    int rc = ctl_send_until(control->sock.fd, m, deadline, &err);
+    if (rc < 0 && rc != -EPIPE && rc != -ECONNRESET && m->type != CTL_DOORBELL)
         log_warn("%s: %s", control->id, err.text);
 }
 

@@ -33,7 +33,8 @@ int control_init(struct control *control, struct loop *loop, enum ctl_role role,
 /* Closes everything it took. */
 void control_destroy(struct control *control);
 
-/* Sends an event or a reply; without a controller it is dropped. The descriptors stay the caller's. */
+/* Sends an event or a reply; without a controller it is dropped. A controller that does not listen is waited for, a
+ * little, but not with a DOORBELL: guests ring it, as often as they like. The descriptors stay the caller's. */
 void control_send(struct control *control, const struct ctl_message *m);
 void control_send_failed(struct control *control, uint32_t request, const struct err *why);
 /* A message whose body is a pid, ours, and which carries our own memory (STARTED, LOADED, BORN). */

@@ -254,6 +254,27 @@ static void a_target_that_lies_about_being_done_costs_no_page(void **state)
     template_quit(&t);
 }
 
+static void a_target_that_reads_nothing_does_not_stop_the_source(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    int peer = target_say_hello(&source);
+    const struct branch_message fetch = {.word = BRANCH_FETCH};
+    struct err err = {0};
+    /* Until the source, whose answers nobody reads, has given it up. */
+    for (int rc = 0; rc == 0 || rc == -ETIMEDOUT; sandbox_ping(&source))
+        for (int i = 0; i < 64 && (rc = branch_send(peer, &fetch, NULL, 0, &err)) == 0; i++)
+            ;
+    assert_true(err.code == EPIPE || err.code == ECONNRESET);
+    close(peer);
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    sandbox_quit(&source);
+    template_quit(&branch);
+    template_quit(&t);
+}
+
 static void source_and_branch_live_and_die_independently(void **state)
 {
     struct template t = template_load(&image);
@@ -289,6 +310,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_branch_whose_target_dies_is_no_harm),
         cmocka_unit_test(a_branch_that_nobody_heard_of_is_missing_from_no_other),
         cmocka_unit_test(a_target_that_lies_about_being_done_costs_no_page),
+        cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
     };
     return cmocka_run_group_tests_name("branch", tests, image_once, image_end);
