@@ -72,7 +72,7 @@ struct machine_hooks {
 
 /* What a machine is attached to. Descriptors stay the caller's and open until machine_detach(); -1: none. */
 struct machine_host {
-    int kvm_fd;
+    int kvm_fd; /* needed until the guest starts */
     struct loop *loop;
     int vsock_fd;   /* listening Unix socket of the vsock device */
     int console_fd; /* regular file */

@@ -24,8 +24,8 @@ int parent_run(const struct vmm_origin *origin, int sock, struct ctl_message *bo
 int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *load);
 
 /* In the fork: attaches the machine, reports BORN on the sandbox's own socket, waits for GO, runs. `spawn` is the
- * message that asked for it; its descriptors are taken. `disk_fds` are those of the template's layers. */
-_Noreturn void sandbox_run(const struct vmm_origin *origin, struct machine *m, struct ctl_message *spawn);
+ * message that asked for it; its descriptors are taken, and so is the origin: a sandbox is nobody's. */
+_Noreturn void sandbox_run(struct vmm_origin *origin, struct machine *m, struct ctl_message *spawn);
 
 /* The jail and the filter of a tree. Descriptors not in `keep` are closed. */
 int vmm_jail(const struct vmm_origin *origin, const struct ctl_jail *who, const int *keep, size_t count,

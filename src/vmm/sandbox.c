@@ -77,7 +77,7 @@ static int wait_for_go(int sock, struct err *err)
     return m.type == CTL_GO ? 1 : 0;
 }
 
-static int become(struct sandbox *s, const struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
+static int become(struct sandbox *s, struct vmm_origin *origin, struct ctl_message *spawn, struct err *err)
 {
     struct runner *runner = &s->runner;
     int sock = spawn->fd[CTL_FD_CTL];
@@ -96,13 +96,16 @@ static int become(struct sandbox *s, const struct vmm_origin *origin, struct ctl
     rc = attach(runner, origin, spawn, err);
     if (rc < 0)
         return rc;
+    /* Before guest code: what makes VMs, and what opens memory, is for those who fork. */
+    fd_close(&origin->kvm_fd);
+    fd_close(&origin->proc_fd);
     rc = wait_for_go(sock, err);
     if (rc <= 0)
         exit(rc < 0);
     return machine_start(runner->machine, err);
 }
 
-_Noreturn void sandbox_run(const struct vmm_origin *origin, struct machine *m, struct ctl_message *spawn)
+_Noreturn void sandbox_run(struct vmm_origin *origin, struct machine *m, struct ctl_message *spawn)
 {
     static struct sandbox sandbox;
     struct runner *runner = &sandbox.runner;

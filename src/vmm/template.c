@@ -45,7 +45,8 @@ static void fork_off(struct template *t, struct ctl_message *m)
         shed(t);
         if (m->type == CTL_BRANCH)
             become_branch(t, m);
-        sandbox_run(t->origin, t->machine, m);
+        struct vmm_origin origin = *t->origin;
+        sandbox_run(&origin, t->machine, m);
     }
     if (pid < 0) {
         control_send_failed(&t->control, m->request, &err);

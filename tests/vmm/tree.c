@@ -5,6 +5,7 @@
 #include "base/io.h"
 #include "base/own.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -56,6 +57,43 @@ static void a_template_of_two_cpus_forks(void **state)
     sandbox_quit(&s);
     template_quit(&t);
     image_close(&two);
+}
+
+/* With another's memory, the device that makes VMs, or a way to open files, a sandbox whose VMM a guest has taken
+ * over could do more than be itself. */
+static void a_running_sandbox_holds_its_own_descriptors_and_no_other(void **state)
+{
+    static const char *const others[] = {"/dev/kvm", "/proc", "forkd-memory", "forkd-state", "cgroup"};
+    struct template t = template_load(&image);
+    struct sandbox elder = sandbox_spawn(&t, "elder"), s = sandbox_spawn(&t, "holder");
+    sandbox_go(&elder);
+    sandbox_go(&s);
+    sandbox_ping(&s);
+    char path[64], target[256];
+    unsigned seen = 0, own_memory = 0;
+    for (int fd = 0; fd < 256; fd++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", s.pid, fd);
+        ssize_t n = readlink(path, target, sizeof target - 1);
+        if (n < 0 && errno == EACCES)
+            skip(); /* not dumpable: only root may look */
+        if (n < 0)
+            continue;
+        target[n] = 0;
+        seen++;
+        const char *last = strrchr(target, '/');
+        if (last && !strcmp(last, "/mem")) {
+            own_memory++;
+            continue;
+        }
+        for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+            if (strstr(target, others[i]))
+                fail_msg("descriptor %d is %s", fd, target);
+    }
+    assert_true(seen > 3);
+    assert_int_equal(own_memory, 1);
+    sandbox_quit(&elder);
+    sandbox_quit(&s);
+    template_quit(&t);
 }
 
 static void a_child_whose_socket_closes_before_go_ends(void **state)
@@ -194,6 +232,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_parent_becomes_a_template_whose_forks_answer),
         cmocka_unit_test(a_template_of_two_cpus_forks),
+        cmocka_unit_test(a_running_sandbox_holds_its_own_descriptors_and_no_other),
         cmocka_unit_test(a_child_whose_socket_closes_before_go_ends),
         cmocka_unit_test(a_sandbox_outlives_its_controller_and_its_template),
         cmocka_unit_test(a_template_is_adopted_and_still_forks),
