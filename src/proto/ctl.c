@@ -341,13 +341,22 @@ static int take(struct ctl_message *m, const uint8_t *buf, ssize_t len, int *fds
     return err_say(err, EPROTO, "a control message is malformed");
 }
 
+/* Messages carry secrets, and the receiver may fork. */
+static void wipe(uint8_t *buf, ssize_t len)
+{
+    if (len > 0)
+        explicit_bzero(buf, (size_t)len);
+}
+
 int ctl_recv(int sock, struct ctl_message *m, struct err *err)
 {
     uint8_t buf[CTL_MESSAGE_MAX];
     int fds[CTL_FDS];
     size_t count = CTL_FDS;
     ssize_t len = fdpass_recv(sock, buf, sizeof buf, fds, &count, err);
-    return take(m, buf, len, fds, count, err);
+    int rc = take(m, buf, len, fds, count, err);
+    wipe(buf, len);
+    return rc;
 }
 
 int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct err *err)
@@ -356,7 +365,9 @@ int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct
     int fds[CTL_FDS];
     size_t count = CTL_FDS;
     ssize_t len = fdpass_recv_by(sock, buf, sizeof buf, fds, &count, deadline_ns, err);
-    return take(m, buf, len, fds, count, err);
+    int rc = take(m, buf, len, fds, count, err);
+    wipe(buf, len);
+    return rc;
 }
 
 int ctl_send_failed(int sock, uint32_t request, const struct err *why, struct err *err)

@@ -118,6 +118,7 @@ void control_destroy(struct control *control)
     close_source(control, &control->listen);
     close_source(control, &control->candidate);
     fd_close(&control->own_memory_fd);
+    explicit_bzero(control->secret, sizeof control->secret);
 }
 
 void control_send(struct control *control, const struct ctl_message *m)

@@ -30,7 +30,7 @@ struct control {
 /* Takes `sock`, `listen_fd` (may be -1) and `own_memory_fd`. Requests are served from the loop. */
 int control_init(struct control *control, struct loop *loop, enum ctl_role role, const char *id,
                  const uint8_t secret[CTL_SECRET_LEN], int sock, int listen_fd, int own_memory_fd, struct err *err);
-/* Closes everything it took. */
+/* Closes everything it took, and wipes the secret: a fork must not know its template's. */
 void control_destroy(struct control *control);
 
 /* Sends an event or a reply; without a controller it is dropped. A controller that does not listen is waited for, a

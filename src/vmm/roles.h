@@ -19,8 +19,8 @@ struct vmm_origin {
 /* Boots a guest. `sock` and the message's descriptors are taken. */
 int parent_run(const struct vmm_origin *origin, int sock, struct ctl_message *boot);
 
-/* Maps an image and forks when asked. `sock` and the message's descriptors are taken. Returns in the template's
- * process only; its sandboxes end in sandbox_run(). */
+/* Maps an image and forks when asked. `sock` and the message's descriptors are taken. Returns in a template, and in
+ * those of its forks that are templates; sandboxes end in sandbox_run(). */
 int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *load);
 
 /* In the fork: attaches the machine, reports BORN on the sandbox's own socket, waits for GO, runs. `spawn` is the

@@ -3,7 +3,11 @@
  * It has one thread and no VM. It serves SPAWN one after the other: a fork into the cgroup that was made for the
  * child, whose pidfd goes to the controller. Everything else is the child's (sandbox.c). BRANCH forks, too: that
  * child reads a running sandbox's memory until it equals it (snap/branch.h), and is a template then. It must not touch
- * guest memory, which would make pages of its own that every fork copies the tables of. */
+ * guest memory, which would make pages of its own that every fork copies the tables of.
+ *
+ * A fork leaves the loop it was made in before it becomes what it is for. So a line of branches, each a fork of the
+ * last, does not pile up stacks, and no frame of its ancestors is alive in it. Secrets are wiped where they were
+ * read: a fork knows its own and no other's. */
 #include "base/log.h"
 #include "base/own.h"
 #include "snap/branch.h"
@@ -21,6 +25,7 @@ struct template
     struct loop loop;
     struct control control;
     struct machine *machine;
+    struct ctl_message task; /* in a fork: what it was made for; no type: nothing */
     int exit_status;
 };
 
@@ -32,9 +37,7 @@ static void shed(struct template *t)
     control_destroy(&t->control);
 }
 
-static _Noreturn void become_branch(struct template *t, struct ctl_message *m);
-
-/* SPAWN and BRANCH: the fork becomes what the message says. */
+/* SPAWN and BRANCH: the fork takes the message and leaves the loop. */
 static void fork_off(struct template *t, struct ctl_message *m)
 {
     struct err err = {0};
@@ -42,11 +45,10 @@ static void fork_off(struct template *t, struct ctl_message *m)
     struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
     pid_t pid = clone_fork(&spec, &pidfd, &err);
     if (pid == 0) {
-        shed(t);
-        if (m->type == CTL_BRANCH)
-            become_branch(t, m);
-        struct vmm_origin origin = *t->origin;
-        sandbox_run(&origin, t->machine, m);
+        t->task = *m;
+        ctl_message_init(m, m->type, m->request);
+        loop_stop(&t->loop);
+        return;
     }
     if (pid < 0) {
         control_send_failed(&t->control, m->request, &err);
@@ -61,16 +63,6 @@ static void fork_off(struct template *t, struct ctl_message *m)
 
 static void on_request(struct control *control, struct ctl_message *m);
 static void on_lost(struct control *control);
-
-static int serve(struct template *t)
-{
-    struct err err = {0};
-    if (loop_run(&t->loop, &err) < 0) {
-        log_error("%s: %s", t->control.id, err.text);
-        return 1;
-    }
-    return t->exit_status;
-}
 
 /* Its own loop and control socket; from here on `sock` and `memory` are the control's. */
 static int begin_control(struct template *t, const char *id, const uint8_t *secret, int sock, int listen_fd, int memory,
@@ -103,8 +95,8 @@ static void send_branched(struct template *t, uint32_t request, const struct bra
     control_send(&t->control, &m);
 }
 
-/* In the fork: brings itself up to date with the source, and is a template from then on. */
-static _Noreturn void become_branch(struct template *t, struct ctl_message *m)
+/* In the fork: brings itself up to date with the source. */
+static int become_branch(struct template *t, struct ctl_message *m)
 {
     struct err err = {0};
     struct branch_report report;
@@ -121,10 +113,40 @@ static _Noreturn void become_branch(struct template *t, struct ctl_message *m)
     fd_close(&m->fd[CTL_FD_OWN_MEMORY]);
     if (rc < 0) {
         ctl_send_failed(sock, m->request, &err, NULL);
-        exit(1);
+        return rc;
     }
     send_branched(t, m->request, &report);
-    exit(serve(t));
+    return 0;
+}
+
+/* In the fork: becomes what it was made for. Returns in a branch alone, which is a template from then on. */
+static int begin_task(struct template *t)
+{
+    struct ctl_message task = t->task;
+    struct vmm_origin origin = *t->origin;
+    explicit_bzero(&t->task, sizeof t->task);
+    shed(t);
+    if (task.type == CTL_SPAWN)
+        sandbox_run(&origin, t->machine, &task);
+    int rc = become_branch(t, &task);
+    explicit_bzero(&task, sizeof task);
+    return rc;
+}
+
+/* Until it is told to quit. A fork is done with its ancestor's loop at once. */
+static int serve(struct template *t)
+{
+    struct err err = {0};
+    for (;;) {
+        if (loop_run(&t->loop, &err) < 0) {
+            log_error("%s: %s", t->control.id, err.text);
+            return 1;
+        }
+        if (!t->task.type)
+            return t->exit_status;
+        if (begin_task(t) < 0)
+            return 1;
+    }
 }
 
 static void on_request(struct control *control, struct ctl_message *m)
@@ -135,6 +157,8 @@ static void on_request(struct control *control, struct ctl_message *m)
     case CTL_SPAWN:
     case CTL_BRANCH:
         fork_off(t, m);
+        explicit_bzero(&m->spawn, sizeof m->spawn);
+        explicit_bzero(&m->branch, sizeof m->branch);
         break;
     case CTL_QUIT:
         t->exit_status = 0;
@@ -204,6 +228,7 @@ int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *
     if (rc == 0)
         rc =
             begin_control(&t, load->load.id, load->load.secret, sock, steal_fd(&load->fd[CTL_FD_LISTEN]), memory, &err);
+    explicit_bzero(load->load.secret, sizeof load->load.secret);
     if (rc < 0) {
         ctl_send_failed(sock, load->request, &err, NULL);
         return 1;

@@ -112,9 +112,21 @@ static void twenty_branches_in_a_row_under_disk_load_are_of_their_instant(void *
         template_quit(&t[i]);
 }
 
+static unsigned stack_kib(pid_t pid)
+{
+    char path[32], line[128];
+    unsigned kib = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    own_file FILE *status = fopen(path, "re");
+    while (status && fgets(line, sizeof line, status))
+        sscanf(line, "VmStk: %u", &kib);
+    return kib;
+}
+
+/* Each is a fork of the last, and must not carry on its stack. */
 static void a_line_of_branches_of_branches_works(void **state)
 {
-    enum { DEPTH = 10 };
+    enum { DEPTH = 32 };
     struct template t[DEPTH + 1] = {template_load(&image)};
     for (int i = 0; i < DEPTH; i++) {
         struct ctl_branched report;
@@ -133,6 +145,7 @@ static void a_line_of_branches_of_branches_works(void **state)
         assert_int_equal(report.pages_differing, 0);
         sandbox_quit(&s);
     }
+    assert_int_equal(stack_kib(t[DEPTH].vmm.pid), stack_kib(t[1].vmm.pid));
     for (int i = DEPTH; i >= 0; i--)
         template_quit(&t[i]);
 }

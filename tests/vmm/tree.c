@@ -96,6 +96,45 @@ static void a_running_sandbox_holds_its_own_descriptors_and_no_other(void **stat
     template_quit(&t);
 }
 
+/* How often `len` bytes of `byte` in a row, a secret of the fixture's, are in the writable memory of a process that is
+ * neither the guest's RAM nor larger. */
+static unsigned memory_count(pid_t pid, int memory_fd, int byte, size_t len)
+{
+    enum { LARGE = 16 << 20 };
+    char path[32], line[512], perms[5];
+    unsigned count = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", pid);
+    own_file FILE *maps = fopen(path, "re");
+    for (unsigned long from, to; maps && fgets(line, sizeof line, maps);) {
+        if (sscanf(line, "%lx-%lx %4s", &from, &to, perms) != 3 || perms[1] != 'w' || to - from >= LARGE)
+            continue;
+        own_free uint8_t *bytes = malloc(to - from);
+        if (io_pread_all(memory_fd, bytes, to - from, from, NULL) < 0)
+            continue;
+        for (size_t i = 0, run = 0; i < to - from; i++) {
+            run = bytes[i] == byte ? run + 1 : 0;
+            count += run == len;
+        }
+    }
+    return count;
+}
+
+static void a_sandbox_knows_its_own_secret_and_no_other(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox elder = sandbox_spawn(&t, "elder-with-a-longer-name"), s = sandbox_spawn(&t, "s");
+    sandbox_go(&elder);
+    sandbox_go(&s);
+    sandbox_ping(&s);
+    if (geteuid() != 0)
+        skip(); /* its maps are root's */
+    assert_int_equal(memory_count(s.pid, s.own_memory, 't', CTL_SECRET_LEN), 0);
+    assert_true(memory_count(s.pid, s.own_memory, 's', CTL_SECRET_LEN) > 0);
+    sandbox_quit(&elder);
+    sandbox_quit(&s);
+    template_quit(&t);
+}
+
 static void a_child_whose_socket_closes_before_go_ends(void **state)
 {
     struct template t = template_load(&image);
@@ -233,6 +272,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_parent_becomes_a_template_whose_forks_answer),
         cmocka_unit_test(a_template_of_two_cpus_forks),
         cmocka_unit_test(a_running_sandbox_holds_its_own_descriptors_and_no_other),
+        cmocka_unit_test(a_sandbox_knows_its_own_secret_and_no_other),
         cmocka_unit_test(a_child_whose_socket_closes_before_go_ends),
         cmocka_unit_test(a_sandbox_outlives_its_controller_and_its_template),
         cmocka_unit_test(a_template_is_adopted_and_still_forks),
