@@ -62,8 +62,7 @@ static int ask(struct target *t, enum branch_word word, enum branch_word wanted,
 static int share(struct target *t, struct err *err)
 {
     t->bitmap_bytes = branch_bitmap_bytes(gmem_pages(&t->machine->gmem));
-    /* The source may have more layers, and so a longer index, than this machine knows of. */
-    t->state_cap = 2 * machine_state_bound(t->machine);
+    t->state_cap = machine_state_bound(t->machine); /* the source's too: its disk has as many blocks */
     own_fd int fd = memfd_create("forkd-branch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0 || ftruncate(fd, (off_t)(t->bitmap_bytes + t->state_cap)) < 0 ||
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)

@@ -10,8 +10,9 @@ enum { MACHINE_VERSION = 1, PART_VERSION = 1, DEVICE_BOUND = 64 << 10 };
 
 size_t machine_state_bound(const struct machine *m)
 {
-    return (size_t)m->config.vcpus * VCPU_STATE_PACKED_MAX + (MACHINE_SLOTS + 4) * DEVICE_BOUND +
-           (m->config.disk ? disk_state_bound(&m->disk) : 0);
+    size_t bound = (size_t)m->config.vcpus * VCPU_STATE_PACKED_MAX + (MACHINE_SLOTS + 4) * DEVICE_BOUND +
+                   (m->config.disk ? disk_state_bound(&m->disk) : 0);
+    return bound < STATE_FILE_MAX ? bound : STATE_FILE_MAX;
 }
 
 static const enum state_section virtio_section[MACHINE_SLOTS] = {

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* An upper bound of the file's length for this machine. */
+/* An upper bound of the file's length for this machine, at most STATE_FILE_MAX. */
 size_t machine_state_bound(const struct machine *m);
 /* Packs the state into `buf`; returns the length. */
 int64_t machine_state_write(struct machine *m, void *buf, size_t cap, struct err *err);

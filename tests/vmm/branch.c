@@ -288,6 +288,25 @@ static void a_target_that_reads_nothing_does_not_stop_the_source(void **state)
     template_quit(&t);
 }
 
+/* The index of a large disk could be longer than a state file may get, and hardly ever is. */
+static void a_sandbox_with_a_large_disk_branches(void **state)
+{
+    struct image_fds large = image_make(MEM_MIB, 1, 64 << 10);
+    struct template t = template_load(&large);
+    struct sandbox source = sandbox_run(&t, "source");
+    sandbox_run_line(&source, "blk write 5 111");
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    struct sandbox child = sandbox_run(&branch, "child");
+    expect_word(&child, "blk read 5", "0x6f");
+    sandbox_quit(&child);
+    sandbox_quit(&source);
+    template_quit(&branch);
+    template_quit(&t);
+    image_close(&large);
+}
+
 static void source_and_branch_live_and_die_independently(void **state)
 {
     struct template t = template_load(&image);
@@ -324,6 +343,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_branch_that_nobody_heard_of_is_missing_from_no_other),
         cmocka_unit_test(a_target_that_lies_about_being_done_costs_no_page),
         cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
+        cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
     };
     return cmocka_run_group_tests_name("branch", tests, image_once, image_end);
