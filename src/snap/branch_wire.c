@@ -33,8 +33,12 @@ int branch_recv(int sock, struct branch_message *m, int *fds, unsigned *count, u
 {
     uint8_t buf[MESSAGE_LEN];
     size_t got = *count;
-    *count = 0;
     ssize_t len = fdpass_recv_by(sock, buf, sizeof buf, fds, &got, deadline_ns, err);
+    if (len == -ECONNRESET) { /* told once, and ahead of its last words, when it left something of ours unread */
+        got = *count;
+        len = fdpass_recv_by(sock, buf, sizeof buf, fds, &got, deadline_ns, err);
+    }
+    *count = 0;
     if (len < 0)
         return err_wrap(err, "hear from the other side of the branch");
     if (len == 0)

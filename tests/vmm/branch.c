@@ -307,6 +307,26 @@ static void a_sandbox_with_a_large_disk_branches(void **state)
     image_close(&large);
 }
 
+/* Of another sandbox's branch: what that one wrote is not known here. */
+static void a_template_that_is_not_of_the_sandbox_is_refused_in_words(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source"), other = sandbox_run(&t, "other");
+    struct ctl_branched report;
+    struct template strange = sandbox_branch(&other, &t, "strange", false, &report);
+    struct ctl_message m;
+    struct template none = sandbox_branch_begin(&source, &strange, "none", false);
+    fixture_expect(none.vmm.ctl, &m, CTL_FAILED);
+    assert_non_null(strstr(m.failed.text, "Invalid argument"));
+    fixture_expect_end(none.vmm.ctl);
+    template_quit(&none);
+    sandbox_ping(&source);
+    sandbox_quit(&source);
+    sandbox_quit(&other);
+    template_quit(&strange);
+    template_quit(&t);
+}
+
 static void source_and_branch_live_and_die_independently(void **state)
 {
     struct template t = template_load(&image);
@@ -344,6 +364,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_target_that_lies_about_being_done_costs_no_page),
         cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
         cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
+        cmocka_unit_test(a_template_that_is_not_of_the_sandbox_is_refused_in_words),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
     };
     return cmocka_run_group_tests_name("branch", tests, image_once, image_end);

@@ -317,8 +317,7 @@ const char *sandbox_run_line(const struct sandbox *s, const char *line)
     return result.output;
 }
 
-struct template sandbox_branch(struct sandbox *s, struct template *last, const char *name, bool compare,
-                               struct ctl_branched *report)
+struct template sandbox_branch_begin(struct sandbox *s, struct template *last, const char *name, bool compare)
 {
     int pair[2], peer[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
@@ -347,6 +346,14 @@ struct template sandbox_branch(struct sandbox *s, struct template *last, const c
     close(pair[1]);
     close(peer[0]);
     close(peer[1]);
+    return t;
+}
+
+struct template sandbox_branch(struct sandbox *s, struct template *last, const char *name, bool compare,
+                               struct ctl_branched *report)
+{
+    struct template t = sandbox_branch_begin(s, last, name, compare);
+    struct ctl_message m;
     fixture_expect(t.vmm.ctl, &m, CTL_BRANCHED);
     *report = m.branched;
     ctl_message_close(&m);

@@ -86,7 +86,9 @@ void sandbox_ping(const struct sandbox *s);
 /* The output of a line of the guest's shell that must succeed, in a static buffer. */
 const char *sandbox_run_line(const struct sandbox *s, const char *line);
 
-/* A branch of `s` as a fork of `last`, its last template. *report is what BRANCHED said. */
+/* A branch of `s` as a fork of `last`, its last template. *report is what BRANCHED said; only begun, it is yet to come.
+ */
+struct template sandbox_branch_begin(struct sandbox *s, struct template *last, const char *name, bool compare);
 struct template sandbox_branch(struct sandbox *s, struct template *last, const char *name, bool compare,
                                struct ctl_branched *report);
 
