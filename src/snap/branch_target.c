@@ -6,6 +6,7 @@
 #include "snap/machine_state.h"
 #include "snap/stream.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -35,7 +36,8 @@ static int ask(struct target *t, enum branch_word word, enum branch_word wanted,
 {
     struct branch_message m = {.word = word};
     int rc = branch_send(t->peer, &m, NULL, 0, err);
-    if (rc < 0)
+    /* A source that hung up has said why: that word still lies in our socket. */
+    if (rc < 0 && rc != -EPIPE && rc != -ECONNRESET)
         return rc;
     int fds[BRANCH_FDS_MAX];
     unsigned count = BRANCH_FDS_MAX;

@@ -122,6 +122,12 @@ def eval_gives_value_output_and_traceback():
 
 
 @case
+def resume_is_for_those_that_stand_still():
+    with children(1) as (id,):
+        assert "is not stalled" in forkd("resume", id, status=1).stderr
+
+
+@case
 def ping_says_that_the_interpreter_is_warm():
     with children(2) as made:
         lines = forkd("ping", *made).stdout.splitlines()
@@ -174,14 +180,14 @@ def a_deleted_snapshot_is_gone_and_its_children_go_on():
 @case
 def quickstart_ends_with_all_children_having_answered_and_keeps_its_template():
     for _ in range(2):
-        done = forkd("quickstart", "-n", "3")
+        done = forkd("quickstart", "-n", "10")
         lines = done.stdout.splitlines()
-        assert lines[-1] == "3 of 3 children answered", done
+        assert lines[-1] == "10 of 10 children answered", done
         rows = [line.split() for line in lines if line.startswith("sb-")]
-        assert len(rows) == 3 and len({row[0] for row in rows}) == 3, done
+        assert len(rows) == 10 and len({row[0] for row in rows}) == 10, done
         # The shell of each says its own name; what each draws at random is its own, too.
         assert all(row[1] == row[0] for row in rows), done
-        assert len({tuple(row[2:6]) for row in rows}) == 3, done
+        assert len({tuple(row[2:6]) for row in rows}) == 10, done
         assert ids() == [], "quickstart left children"
         kept = [one["tag"] for one in told("images")["snapshots"]]
         assert len(kept) == 1 and kept[0].startswith("quickstart-"), kept
