@@ -4,7 +4,11 @@
  * that answers is the one. A row in state making is an intent whose controller died: what lives of it is killed,
  * the row removed. A ready row whose VMM answers is taken over; one whose VMM is dead is removed, or, if it is a
  * snapshot, kept as failed with the reason, so that its user is told. Snapshots come first, as the sandboxes
- * hold on to them. In the end every directory in the run directory that has no row is removed. */
+ * hold on to them. In the end every directory in the run directory that had no row is removed.
+ *
+ * A VMM that is there and does not answer in time, since the host is busy or it is, is neither: nothing here has a
+ * hold on it, and what forgets it leaves a machine that nobody can end. Its row and its directory stay as they are,
+ * for the next start; until then a sandbox is not listed, and a snapshot is, as failed. */
 #include "controller/adopt.h"
 
 #include "base/log.h"
@@ -73,6 +77,15 @@ static int tree_open(struct controller *c, struct snapshot *s)
     return 0;
 }
 
+/* A child that never leaves keeps a hidden one from being retired. */
+static void snapshot_is_silent(struct snapshot *s, const struct err *why)
+{
+    log_error("snapshot %s: %s; it is left alone until the next start", s->tag, why->text);
+    snprintf(s->reason, sizeof s->reason, "its template does not answer; start the controller again to see if it does");
+    vmm_release(&s->template);
+    s->children++;
+}
+
 static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, struct adoption *adoption,
                           struct err *err)
 {
@@ -87,10 +100,15 @@ static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, 
     s->has_disk = row->has_disk;
     tree_open(c, s);
 
-    bool lives = row->state != ROW_FAILED && vmm_adopt(&c->run, &s->template, &why) == 0;
+    int found = row->state == ROW_FAILED ? -ENOENT : vmm_adopt(&c->run, &s->template, &why);
+    bool lives = found == 0, silent = found == -ETIMEDOUT;
     s->state = row->state == ROW_HIDDEN ? SNAPSHOT_HIDDEN : lives ? SNAPSHOT_READY : SNAPSHOT_FAILED;
+    if (silent)
+        snapshot_is_silent(s, &why);
     int rc = fleet_snapshot_add(&c->fleet, s, err);
-    if (rc == 0 && row->state == ROW_MAKING) {
+    if (rc == 0 && silent) {
+        adoption->silent++;
+    } else if (rc == 0 && row->state == ROW_MAKING) {
         vmm_destroy(&s->template);
         snapshot_finish(c, s);
         adoption->undone++;
@@ -125,7 +143,18 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
     struct vmm vmm = VMM_EMPTY;
     memcpy(vmm.id, row->id, sizeof vmm.id);
     memcpy(vmm.secret, row->secret, sizeof vmm.secret);
-    bool lives = vmm_adopt(&c->run, &vmm, &why) == 0;
+    int found = vmm_adopt(&c->run, &vmm, &why);
+    bool lives = found == 0;
+    if (found == -ETIMEDOUT) {
+        log_error("sandbox %s: %s; it is left alone until the next start", row->id, why.text);
+        vmm_release(&vmm);
+        pthread_mutex_lock(&c->fleet.lock);
+        if (base)
+            base->children++; /* which keeps it from being retired */
+        pthread_mutex_unlock(&c->fleet.lock);
+        adoption->silent++;
+        return 0;
+    }
     if (!lives || !base || row->state != ROW_READY) {
         vmm_destroy(&vmm);
         sandbox_leftovers(c, base, row->id);
@@ -157,12 +186,17 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
     return 0;
 }
 
-static bool has_seat(void *arg, const char *id)
+/* Of a row that was dealt with: what had to go is gone. */
+static bool has_row(void *arg, const char *id)
 {
-    struct controller *c = arg;
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, id);
-    sandbox_unref(&c->fleet, b);
-    return b || snapshot_of(c, id);
+    const struct rows *rows = arg;
+    for (size_t i = 0; i < rows->snapshots; i++)
+        if (!strcmp(rows->snapshot[i].id, id))
+            return true;
+    for (size_t i = 0; i < rows->sandboxes; i++)
+        if (!strcmp(rows->sandbox[i].id, id))
+            return true;
+    return false;
 }
 
 /* Hidden snapshots whose last child went while no controller was running. */
@@ -174,7 +208,7 @@ static void retire_childless(struct controller *c)
     fleet_snapshots_release(&c->fleet, all);
 }
 
-static int adopt_rows(struct controller *c, const struct rows *rows, struct adoption *adoption, struct err *err)
+static int adopt_rows(struct controller *c, struct rows *rows, struct adoption *adoption, struct err *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < rows->snapshots; i++)
@@ -185,7 +219,7 @@ static int adopt_rows(struct controller *c, const struct rows *rows, struct adop
             rc = sandbox_adopt(c, &rows->sandbox[i], adoption, err);
     if (rc == 0) {
         retire_childless(c);
-        adoption->litter = rundir_sweep(&c->run, has_seat, c);
+        adoption->litter = rundir_sweep(&c->run, has_row, rows);
     }
     return rc;
 }

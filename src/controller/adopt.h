@@ -7,6 +7,7 @@
 struct adoption {
     unsigned sandboxes, snapshots;   /* adopted */
     unsigned reaped, undone, litter; /* dead ones, intents, directories without a row */
+    unsigned silent;                 /* alive, it seems, and left alone */
 };
 
 /* Before any request is served and before the monitor gets anything else. */

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { BACKLOG = 511 };
+enum { BACKLOG = 511, CONNECT_MS = 5000 };
 
 /* "HOST:PORT" and "[HOST]:PORT" apart. */
 static int split(const char *bind, char *host, size_t host_cap, const char **port, struct err *err)
@@ -70,7 +70,7 @@ static int listen_unix(const char *path, struct err *err)
     int fd = sockdir_listen(dirfd, name, SOCK_STREAM | SOCK_NONBLOCK, BACKLOG, err);
     if (fd != -EADDRINUSE)
         return fd < 0 ? err_wrap(err, "--bind unix:%s", path) : fd;
-    own_fd int other = sockdir_connect(dirfd, name, SOCK_STREAM, err);
+    own_fd int other = sockdir_connect(dirfd, name, SOCK_STREAM, CONNECT_MS, err);
     if (other != -ECONNREFUSED)
         return err_say(err, EADDRINUSE, "--bind unix:%s: somebody listens there already", path);
     int rc = sockdir_unlink(dirfd, name, err);

@@ -107,9 +107,11 @@ static int open_controller(struct controller *c, const struct options *o, struct
         rc = monitor_start(c, &c->monitor, err);
     if (rc == 0)
         rc = adopt_all(c, &adoption, err);
-    if (rc == 0 && adoption.sandboxes + adoption.snapshots + adoption.reaped + adoption.undone + adoption.litter)
-        log_info("adopted %u sandboxes and %u snapshots; removed %u dead, %u half-made, %u directories",
-                 adoption.sandboxes, adoption.snapshots, adoption.reaped, adoption.undone, adoption.litter);
+    if (rc == 0 &&
+        adoption.sandboxes + adoption.snapshots + adoption.reaped + adoption.undone + adoption.litter + adoption.silent)
+        log_info("adopted %u sandboxes and %u snapshots; removed %u dead, %u half-made, %u directories; left %u alone",
+                 adoption.sandboxes, adoption.snapshots, adoption.reaped, adoption.undone, adoption.litter,
+                 adoption.silent);
     return rc;
 }
 

@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-enum { CONSOLE_LINES = 20, CONSOLE_WINDOW = 4096, VSOCK_BACKLOG = 64, CTL_BACKLOG = 4 };
+enum { CONSOLE_LINES = 20, CONSOLE_WINDOW = 4096, VSOCK_BACKLOG = 64, CTL_BACKLOG = 4, CONNECT_MS = 5000 };
 
 #define READY ".ready"
 
@@ -240,7 +240,7 @@ static int connect_to(const struct rundir *run, const char *id, const char *name
     own_fd int dirfd = openat(run->fd, id, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (dirfd < 0)
         return err_set(err, errno, "open the run directory of %s", id);
-    return sockdir_connect(dirfd, name, type, err);
+    return sockdir_connect(dirfd, name, type, CONNECT_MS, err);
 }
 
 int rundir_connect_ctl(const struct rundir *run, const char *id, struct err *err)

@@ -41,7 +41,16 @@ int sockdir_listen(int dirfd, const char *name, int type, int backlog, struct er
     return steal_fd(&fd);
 }
 
-int sockdir_connect(int dirfd, const char *name, int type, struct err *err)
+/* How long connect(2) waits, and any later send: 0 is for ever. */
+static int set_patience(int fd, unsigned ms, struct err *err)
+{
+    const struct timeval patience = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000L};
+    return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0
+               ? err_set(err, errno, "set the time limit of a socket")
+               : 0;
+}
+
+int sockdir_connect(int dirfd, const char *name, int type, unsigned wait_ms, struct err *err)
 {
     struct sockaddr_un address;
     int rc = address_of(dirfd, name, &address, err);
@@ -50,12 +59,18 @@ int sockdir_connect(int dirfd, const char *name, int type, struct err *err)
     own_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return err_set(err, errno, "socket");
+    rc = set_patience(fd, wait_ms, err);
+    if (rc < 0)
+        return rc;
     do
         rc = connect(fd, (struct sockaddr *)&address, sizeof address);
     while (rc < 0 && errno == EINTR);
+    if (rc < 0 && errno == EAGAIN)
+        return err_say(err, ETIMEDOUT, "who listens at socket %s does not accept anybody", name);
     if (rc < 0)
         return err_set(err, errno, "connect to socket %s", name);
-    return steal_fd(&fd);
+    rc = set_patience(fd, 0, err);
+    return rc < 0 ? rc : steal_fd(&fd);
 }
 
 int sockdir_unlink(int dirfd, const char *name, struct err *err)

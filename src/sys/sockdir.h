@@ -14,8 +14,9 @@ enum { SOCKDIR_NAME_MAX = 80 };
  * wanted. A name that exists is -EADDRINUSE: sockdir_unlink() it first if it is known to be dead. */
 int sockdir_listen(int dirfd, const char *name, int type, int backlog, struct err *err);
 
-/* Connects to the socket at `name`. -ECONNREFUSED: nobody listens there any more. */
-int sockdir_connect(int dirfd, const char *name, int type, struct err *err);
+/* Connects to the socket at `name`. -ECONNREFUSED: nobody listens there any more; -ETIMEDOUT: who listens there has
+ * accepted nobody for so long that its backlog is full, and made no room within `wait_ms`, at least 1. */
+int sockdir_connect(int dirfd, const char *name, int type, unsigned wait_ms, struct err *err);
 
 /* Removes the name if it is there. */
 int sockdir_unlink(int dirfd, const char *name, struct err *err);

@@ -97,6 +97,29 @@ def a_template_that_died_meanwhile_is_failed_with_the_reason(c):
 
 
 @case()
+def what_lives_and_does_not_answer_is_not_forgotten(c):
+    """A host may be too busy for an answer in time, and a VMM in the middle of something."""
+    c.snapshot()
+    one, other = c.fork(2)
+    template = c.template()
+    c.stop(signal.SIGKILL)
+    for pid in (one['pid'], template):
+        os.kill(pid, signal.SIGSTOP)
+    c.start()
+    try:
+        assert c.ids() == [other['id']]
+        status = c.get('/v1/snapshots')[1][0]
+        assert status['status'] == 'failed' and 'answer' in status['warning'], status
+    finally:
+        for pid in (one['pid'], template):
+            os.kill(pid, signal.SIGCONT)
+    restart(c)
+    assert c.ids() == sorted([one['id'], other['id']])
+    assert len(c.fork(1)) == 1
+    assert_consistent(c)
+
+
+@case()
 def a_deleted_snapshot_with_children_stays_deleted(c):
     c.snapshot()
     one = c.fork()[0]

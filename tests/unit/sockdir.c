@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-enum { DEPTH = 8 };
+enum { DEPTH = 8, WAIT_MS = 20 };
 
 /* A directory whose path is far longer than a socket's may be. */
 static int open_deep_directory(char *top)
@@ -55,7 +55,7 @@ static void a_socket_works_however_deep_its_directory_lies(void **state)
     struct stat st;
     assert_int_equal(fstatat(dir, name, &st, 0), 0);
     assert_int_equal(st.st_mode & 0077, 0);
-    own_fd int client = sockdir_connect(dir, name, SOCK_SEQPACKET, NULL);
+    own_fd int client = sockdir_connect(dir, name, SOCK_SEQPACKET, WAIT_MS, NULL);
     own_fd int server = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
     assert_int_equal(write(client, "hi", 2), 2);
     char buf[4];
@@ -64,24 +64,43 @@ static void a_socket_works_however_deep_its_directory_lies(void **state)
     assert_int_equal(sockdir_listen(dir, name, SOCK_SEQPACKET, 1, NULL), -EADDRINUSE);
     fd_close(&listening);
     struct err err = {0};
-    assert_int_equal(sockdir_connect(dir, name, SOCK_SEQPACKET, &err), -ECONNREFUSED);
+    assert_int_equal(sockdir_connect(dir, name, SOCK_SEQPACKET, WAIT_MS, &err), -ECONNREFUSED);
     assert_non_null(strstr(err.text, name));
     assert_int_equal(sockdir_unlink(dir, name, NULL), 0);
     assert_int_equal(sockdir_unlink(dir, name, NULL), 0);
-    assert_int_equal(sockdir_connect(dir, name, SOCK_SEQPACKET, NULL), -ENOENT);
+    assert_int_equal(sockdir_connect(dir, name, SOCK_SEQPACKET, WAIT_MS, NULL), -ENOENT);
     remove_deep_directory(top);
 }
 
 static void names_that_leave_the_directory_are_refused(void **state)
 {
     assert_int_equal(sockdir_listen(AT_FDCWD, "../x", SOCK_STREAM, 1, NULL), -EINVAL);
-    assert_int_equal(sockdir_connect(AT_FDCWD, "", SOCK_STREAM, NULL), -EINVAL);
+    assert_int_equal(sockdir_connect(AT_FDCWD, "", SOCK_STREAM, WAIT_MS, NULL), -EINVAL);
+}
+
+/* The kernel takes one connection more than the backlog says. */
+static void a_full_backlog_is_an_error_in_time(void **state)
+{
+    char top[] = "/tmp/forkd-sockdir-XXXXXX";
+    assert_non_null(mkdtemp(top));
+    own_fd int dir = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    own_fd int listening = sockdir_listen(dir, "s", SOCK_SEQPACKET, 0, NULL);
+    struct err err = {0};
+    own_fd int first = sockdir_connect(dir, "s", SOCK_SEQPACKET, WAIT_MS, NULL);
+    assert_true(first >= 0);
+    assert_int_equal(sockdir_connect(dir, "s", SOCK_SEQPACKET, WAIT_MS, &err), -ETIMEDOUT);
+    own_fd int server = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+    own_fd int second = sockdir_connect(dir, "s", SOCK_SEQPACKET, WAIT_MS, NULL);
+    assert_true(server >= 0 && second >= 0);
+    assert_int_equal(sockdir_unlink(dir, "s", NULL), 0);
+    assert_int_equal(rmdir(top), 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_socket_works_however_deep_its_directory_lies),
+        cmocka_unit_test(a_full_backlog_is_an_error_in_time),
         cmocka_unit_test(names_that_leave_the_directory_are_refused),
     };
     return cmocka_run_group_tests_name("sockdir", tests, NULL, NULL);
