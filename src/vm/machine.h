@@ -126,6 +126,7 @@ struct machine {
     size_t run_size;
     struct blk_backend disk_backend;
     struct notifier notifier[MACHINE_SLOTS][VIRTIO_QUEUES_MAX];
+    unsigned msi_failures;
     pthread_mutex_t lock;    /* the device lock */
     _Atomic uint32_t order;  /* what vCPU threads are to do: a generation and an enum machine_order; a futex */
     _Atomic uint32_t parked; /* vCPU threads that follow the order to park; a futex */
