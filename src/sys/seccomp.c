@@ -18,7 +18,8 @@
  * SECCOMP: getpid - pthread_kill, raise
  * SECCOMP: clock_gettime - clocks the vDSO cannot read
  * SECCOMP: sched_yield - spinning locks
- * SECCOMP: newfstatat[a3 & AT_EMPTY_PATH == AT_EMPTY_PATH] - fstat
+ * SECCOMP: newfstatat[a3 & AT_EMPTY_PATH == AT_EMPTY_PATH] - fstat of glibc up to 2.38
+ * SECCOMP: fstat - and of later ones
  * SECCOMP: exit - a thread ends
  * SECCOMP: exit_group - the process ends
  */
