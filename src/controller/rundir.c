@@ -57,8 +57,10 @@ int rundir_open(const char *path, struct rundir *run, struct err *err)
     own_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_set(err, errno, "open the run directory %s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-        return err_say(err, EWOULDBLOCK, "another forkd-controller is running on this state (it holds %s)", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return errno == EWOULDBLOCK
+                   ? err_say(err, EWOULDBLOCK, "another forkd-controller is running on this state (it holds %s)", path)
+                   : err_set(err, errno, "lock the run directory %s", path);
     run->fd = steal_fd(&fd);
     pthread_mutex_init(&run->lock, NULL);
     ready_open(run);
