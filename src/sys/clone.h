@@ -7,8 +7,8 @@
  * Where a kernel lacks clone3 or PR_GET_TID_ADDRESS, fork(), pidfd_open() and cgroup.procs do the same slowly.
  *
  * Invariants.
- * 1. The calling process has one thread: a lock held by another would be held in the child for ever. Handlers
- *    of pthread_atfork() are not run.
+ * 1. The calling process has one thread: a lock held by another would be held in the child for ever. Or its child
+ *    makes nothing but async-signal-safe calls until it executes a program. Handlers of pthread_atfork() are not run.
  * 2. A child runs the caller's code in its cgroup or not at all.
  * 3. Its end is told by SIGCHLD, and by the pidfd. */
 #ifndef FORKD_SYS_CLONE_H

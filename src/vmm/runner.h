@@ -2,7 +2,8 @@
  *
  * Theory of operation. The runner ties a machine's hooks to control messages: doorbells, stalls and the end become
  * events; QUIT and RESUME are requests. What else a role can be asked, its own function handles. The process ends
- * after ENDED was sent: exit status 0 when the guest powered off or it was asked to quit, 1 otherwise. */
+ * after ENDED was sent, or without it when it was asked to quit: exit status 0 for that and for a guest that powered
+ * off, 1 otherwise. */
 #ifndef FORKD_VMM_RUNNER_H
 #define FORKD_VMM_RUNNER_H
 
@@ -22,8 +23,8 @@ struct runner {
 /* The hooks of the runner's machine. */
 struct machine_hooks runner_hooks(struct runner *runner);
 
-/* Delivers events until the machine ended or was quit; then sends ENDED and gives everything back. Returns the
- * process's exit status. */
+/* Delivers events until the machine ended or was quit. Returns the process's exit status; the process ends with
+ * everything as it is. */
 int runner_run(struct runner *runner);
 
 /* Ends the run from a request: the process ends with that status, and with ENDED only if the machine did. */
