@@ -348,9 +348,7 @@ int main(int argc, char **argv)
 {
     if (argc != 3)
         return 2;
-    atexit(fixture_end);
-    fixture_vmm = argv[1];
-    fixture_guest = argv[2];
+    fixture_begin(argv[1], argv[2]);
     if (access("/dev/kvm", R_OK | W_OK) < 0) {
         printf("SKIP: /dev/kvm cannot be used here: %s\n", strerror(errno));
         return 77;

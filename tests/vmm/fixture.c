@@ -32,10 +32,25 @@ static void remember(int pidfd)
     born[born_count++] = dup(pidfd);
 }
 
-void fixture_end(void)
+static void fixture_end(void)
 {
     for (unsigned i = 0; i < born_count; i++)
         syscall(SYS_pidfd_send_signal, born[i], SIGKILL, NULL, 0);
+}
+
+static void end_and_exit(int signal)
+{
+    fixture_end();
+    _exit(128 + signal);
+}
+
+void fixture_begin(const char *vmm, const char *guest)
+{
+    fixture_vmm = vmm;
+    fixture_guest = guest;
+    atexit(fixture_end);
+    signal(SIGTERM, end_and_exit);
+    signal(SIGINT, end_and_exit);
 }
 
 static uint64_t soon(void)

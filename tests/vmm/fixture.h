@@ -11,12 +11,12 @@
 
 enum { DEADLINE_SECONDS = 30 };
 
-/* Set by main(): the paths of forkd-vmm and of the agent guest. */
+/* The paths of forkd-vmm and of the agent guest. */
 extern const char *fixture_vmm, *fixture_guest;
 
-/* Ends every sandbox and branch that was made, so that a failed test leaves none: for atexit(). Templates and
- * parents that were started here die with this process. */
-void fixture_end(void);
+/* Sets them. However this process ends from here on, short of SIGKILL, every sandbox and branch that was made ends with
+ * it; templates and parents that were started here die with this process in any case. */
+void fixture_begin(const char *vmm, const char *guest);
 
 /* A listening socket with a name in the abstract namespace, and a connection to it. */
 int fixture_listen(int type, const char *name);
