@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { FDPASS_MAX = 16 };
+enum { FDPASS_MAX = 253 }; /* SCM_MAX_FD */
 
 /* Sends `len` bytes and `count` descriptors; the descriptors stay the caller's. Blocks as the socket does. */
 int fdpass_send(int sock, const void *bytes, size_t len, const int *fds, size_t count, struct err *err);

@@ -192,7 +192,7 @@ static int template_stage(struct controller *c, struct snapshot *s, const struct
         return rc;
     rc = tree_process_start(c, s, "template", &s->template, err);
     if (rc == 0)
-        rc = vmm_load(&s->template, image, base, layer, seat.listen, err);
+        rc = vmm_load(&s->template, image, base, &layer, layer >= 0, seat.listen, err);
     seat_close(&seat);
     return rc < 0 ? err_wrap(err, "the template") : 0;
 }

@@ -254,7 +254,8 @@ int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err)
     return 0;
 }
 
-int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer, int listen, struct err *err)
+int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int *layers, unsigned layer_count,
+             int listen, struct err *err)
 {
     struct ctl_message m, reply;
     ctl_message_init(&m, CTL_LOAD, 0);
@@ -265,8 +266,11 @@ int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer
     m.fd[CTL_FD_MEMORY] = image->memory;
     m.fd[CTL_FD_STATE] = image->state;
     m.fd[CTL_FD_BASE] = base;
-    m.fd[CTL_FD_LAYER] = layer;
     m.fd[CTL_FD_LISTEN] = listen;
+    if (layer_count > CTL_EXTRA_MAX)
+        return err_say(err, E2BIG, "a disk of %u layers cannot be loaded", layer_count);
+    memcpy(m.extra, layers, layer_count * sizeof *layers);
+    m.extra_count = layer_count;
     int rc = call(vmm, &m, CTL_LOADED, START_SECS, &reply, err);
     if (rc < 0)
         return rc;

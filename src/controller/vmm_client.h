@@ -68,8 +68,9 @@ struct vmm_image {
 
 /* TEMPLATE and IMAGE; the parent ends. The descriptors are the caller's. */
 int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err);
-/* LOAD and LOADED, of a VMM that has its tree's id. `layer` is the parent's, read-only, or -1. */
-int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, int layer, int listen, struct err *err);
+/* LOAD and LOADED, of a VMM that has its tree's id. The layers are frozen ones, read-only, oldest first. */
+int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int *layers, unsigned layer_count,
+             int listen, struct err *err);
 
 /* SPAWN of `child` (named before) and SPAWNED: the child has its pid, pidfd and control socket. Its BORN comes on
  * its own socket. The caller serialises calls on one template. */

@@ -7,20 +7,23 @@
 #include <errno.h>
 #include <string.h>
 
-_Static_assert((int)CTL_FDS <= (int)FDPASS_MAX, "a message carries all descriptors there are");
+/* Descriptors of one message: those of the mask, then the extra ones. */
+enum { CARRIED_MAX = CTL_FDS + CTL_EXTRA_MAX };
+_Static_assert((int)CARRIED_MAX <= (int)FDPASS_MAX, "a message carries all descriptors there are");
 
 #define FD(x) (1u << CTL_FD_##x)
 
-/* What each type is called, which descriptors it must carry and which it may. */
+/* What each type is called, which descriptors it must carry, which it may, and how many extra ones. */
 static const struct {
     const char *name;
     uint32_t must, may;
+    unsigned extra;
 } types[CTL_TYPES_END] = {
     [CTL_BOOT] = {"BOOT", FD(KERNEL) | FD(VSOCK) | FD(LISTEN) | FD(CONSOLE), FD(INITRD) | FD(BASE) | FD(LAYER)},
     [CTL_STARTED] = {"STARTED", FD(OWN_MEMORY), 0},
     [CTL_TEMPLATE] = {"TEMPLATE", 0, 0},
-    [CTL_IMAGE] = {"IMAGE", FD(MEMORY) | FD(STATE), 0},
-    [CTL_LOAD] = {"LOAD", FD(MEMORY) | FD(STATE) | FD(LISTEN), FD(BASE) | FD(LAYER)},
+    [CTL_IMAGE] = {"IMAGE", FD(MEMORY) | FD(STATE), 0, CTL_EXTRA_MAX},
+    [CTL_LOAD] = {"LOAD", FD(MEMORY) | FD(STATE) | FD(LISTEN), FD(BASE), CTL_EXTRA_MAX},
     [CTL_LOADED] = {"LOADED", FD(OWN_MEMORY), 0},
     [CTL_SPAWN] = {"SPAWN", FD(CTL) | FD(VSOCK) | FD(LISTEN) | FD(CONSOLE), FD(LAYER) | FD(CGROUP)},
     [CTL_SPAWNED] = {"SPAWNED", FD(PIDFD), 0},
@@ -38,6 +41,10 @@ static const struct {
     [CTL_BRANCH] = {"BRANCH", FD(CTL) | FD(LISTEN) | FD(PEER) | FD(OWN_MEMORY), FD(CGROUP)},
     [CTL_STREAM] = {"STREAM", FD(PEER), FD(LAYER)},
     [CTL_BRANCHED] = {"BRANCHED", FD(OWN_MEMORY), 0},
+    [CTL_EXPORT] = {"EXPORT", 0, 0},
+    [CTL_EXPORTED] = {"EXPORTED", FD(MEMORY) | FD(STATE) | FD(PAGES), FD(DIFF) | FD(BASE), CTL_EXTRA_MAX},
+    [CTL_SETTLE] = {"SETTLE", 0, 0},
+    [CTL_SETTLED] = {"SETTLED", 0, 0},
 };
 
 const char *ctl_type_name(enum ctl_type type)
@@ -58,6 +65,9 @@ void ctl_message_close(struct ctl_message *m)
 {
     for (int i = 0; i < CTL_FDS; i++)
         fd_close(&m->fd[i]);
+    for (unsigned i = 0; i < m->extra_count; i++)
+        fd_close(&m->extra[i]);
+    m->extra_count = 0;
 }
 
 static void pack_jail(struct pack *p, const struct ctl_jail *jail)
@@ -166,6 +176,15 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
     case CTL_BRANCHED:
         pack_branched(p, &m->branched);
         break;
+    case CTL_EXPORTED:
+        pack_u64(p, m->export.ram);
+        pack_u64(p, m->export.mem_bytes);
+        pack_u64(p, m->export.state_bytes);
+        pack_u32(p, m->export.birth_layers);
+        break;
+    case CTL_SETTLED:
+        pack_u64(p, m->settled.pages);
+        break;
     default:
         break;
     }
@@ -258,12 +277,21 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
     case CTL_BRANCHED:
         unpack_branched(u, &m->branched);
         break;
+    case CTL_EXPORTED:
+        m->export.ram = unpack_u64(u);
+        m->export.mem_bytes = unpack_u64(u);
+        m->export.state_bytes = unpack_u64(u);
+        m->export.birth_layers = unpack_u32(u);
+        break;
+    case CTL_SETTLED:
+        m->settled.pages = unpack_u64(u);
+        break;
     default:
         break;
     }
 }
 
-/* Returns the length, and the descriptors in the order of their bits. */
+/* Returns the length, and the descriptors in the order of their bits, the extra ones last. */
 static int encode(const struct ctl_message *m, uint8_t *buf, size_t cap, int *fds, unsigned *count, struct err *err)
 {
     uint32_t mask = 0;
@@ -274,6 +302,11 @@ static int encode(const struct ctl_message *m, uint8_t *buf, size_t cap, int *fd
         fds[(*count)++] = m->fd[i];
         mask |= 1u << i;
     }
+    if (m->extra_count > CTL_EXTRA_MAX)
+        return err_say(err, E2BIG, "a %s message with %u layers cannot be sent", ctl_type_name(m->type),
+                       m->extra_count);
+    memcpy(fds + *count, m->extra, m->extra_count * sizeof *fds);
+    *count += m->extra_count;
     struct pack p = pack_into(buf, cap);
     pack_u32(&p, CTL_MAGIC);
     pack_u32(&p, CTL_VERSION);
@@ -289,7 +322,7 @@ static int encode(const struct ctl_message *m, uint8_t *buf, size_t cap, int *fd
 int ctl_send(int sock, const struct ctl_message *m, struct err *err)
 {
     uint8_t buf[CTL_MESSAGE_MAX];
-    int fds[CTL_FDS];
+    int fds[CARRIED_MAX];
     unsigned count;
     int len = encode(m, buf, sizeof buf, fds, &count, err);
     int rc = len < 0 ? len : fdpass_send(sock, buf, (size_t)len, fds, count, err);
@@ -299,7 +332,7 @@ int ctl_send(int sock, const struct ctl_message *m, struct err *err)
 int ctl_send_until(int sock, const struct ctl_message *m, uint64_t deadline_ns, struct err *err)
 {
     uint8_t buf[CTL_MESSAGE_MAX];
-    int fds[CTL_FDS];
+    int fds[CARRIED_MAX];
     unsigned count;
     int len = encode(m, buf, sizeof buf, fds, &count, err);
     int rc = len < 0 ? len : fdpass_send_by(sock, buf, (size_t)len, fds, count, deadline_ns, err);
@@ -311,8 +344,9 @@ static int decode(struct ctl_message *m, const uint8_t *buf, size_t len, int *fd
     struct unpack u = unpack_from(buf, len);
     uint32_t magic = unpack_u32(&u), version = unpack_u32(&u), type = unpack_u32(&u), request = unpack_u32(&u),
              mask = unpack_u32(&u);
+    unsigned masked = (unsigned)__builtin_popcount(mask);
     bool good = !u.bad && magic == CTL_MAGIC && version == CTL_VERSION && type < CTL_TYPES_END && types[type].name &&
-                mask < 1u << CTL_FDS && (unsigned)__builtin_popcount(mask) == count &&
+                mask < 1u << CTL_FDS && masked <= count && count - masked <= types[type].extra &&
                 (mask & types[type].must) == types[type].must && !(mask & ~(types[type].must | types[type].may));
     if (!good)
         return -EPROTO;
@@ -324,6 +358,8 @@ static int decode(struct ctl_message *m, const uint8_t *buf, size_t len, int *fd
     for (int i = 0; i < CTL_FDS; i++)
         if (mask & 1u << i)
             m->fd[i] = fds[next++];
+    while (next < count)
+        m->extra[m->extra_count++] = fds[next++];
     return 0;
 }
 
@@ -351,8 +387,8 @@ static void wipe(uint8_t *buf, ssize_t len)
 int ctl_recv(int sock, struct ctl_message *m, struct err *err)
 {
     uint8_t buf[CTL_MESSAGE_MAX];
-    int fds[CTL_FDS];
-    size_t count = CTL_FDS;
+    int fds[CARRIED_MAX];
+    size_t count = CARRIED_MAX;
     ssize_t len = fdpass_recv(sock, buf, sizeof buf, fds, &count, err);
     int rc = take(m, buf, len, fds, count, err);
     wipe(buf, len);
@@ -362,8 +398,8 @@ int ctl_recv(int sock, struct ctl_message *m, struct err *err)
 int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct err *err)
 {
     uint8_t buf[CTL_MESSAGE_MAX];
-    int fds[CTL_FDS];
-    size_t count = CTL_FDS;
+    int fds[CARRIED_MAX];
+    size_t count = CARRIED_MAX;
     ssize_t len = fdpass_recv_by(sock, buf, sizeof buf, fds, &count, deadline_ns, err);
     int rc = take(m, buf, len, fds, count, err);
     wipe(buf, len);

@@ -3,7 +3,7 @@
  * Theory of operation. Every VMM process (parent, template, sandbox) has one SEQPACKET socket to the
  * controller. One message is one packet: a fixed header (magic, version, type, request id, descriptor mask),
  * a body packed by hand, and descriptors (SCM_RIGHTS) in the order of `enum ctl_fd`, those whose bit is set
- * in the mask. The controller asks with a request id of its own choosing; the reply repeats it. Events carry
+ * in the mask; after them may come *extra* ones, the frozen layers of a disk. The controller asks with a request id of its own choosing; the reply repeats it. Events carry
  * request id 0.
  *
  * The life of a tree:
@@ -15,7 +15,7 @@
  *     (warms the guest up through its vsock)
  *     TEMPLATE -------------->  parks, saves, seals
  *           <---------------- IMAGE (MEMORY, STATE), ends
- *     LOAD  ----------------------------------------------->  maps the image
+ *     LOAD (MEMORY, STATE, extra: layers) ---------------->  maps the image
  *           <---------------------------------------------- LOADED (OWN_MEMORY)
  *     SPAWN (CTL, LAYER, VSOCK, LISTEN, CONSOLE, CGROUP) --->  clone3
  *           <---------------------------------------------- SPAWNED (PIDFD)
@@ -31,6 +31,9 @@
  *           <---------------- SPAWNED (PIDFD)
  *     STREAM (PEER, LAYER) ----------------------------->  serves
  *           <----------------------------------------------------------------------- BRANCHED (OWN_MEMORY)
+ *
+ * What a template is, EXPORT tells, for whoever writes it to a disk: EXPORTED has its image, the pages that differ from
+ * it, its state and its layers. SETTLE makes a new image of image and pages, while the template goes on forking.
  *
  * A sandbox whose control socket closes before GO ends. After GO it outlives its controller: a new controller
  * connects to the listening socket the VMM holds (LISTEN), sends ADOPT with the secret given at birth, and
@@ -57,14 +60,15 @@ enum {
     CTL_CMDLINE_MAX = 2048, /* terminator included */
     CTL_TEXT_MAX = 480,
     CTL_ZERO_RANGES_MAX = 128,
+    CTL_EXTRA_MAX = 220,
 };
 
 enum ctl_type {
     CTL_BOOT = 1, /* body: ctl_boot; KERNEL, [INITRD], [BASE], [LAYER], VSOCK, LISTEN, CONSOLE */
     CTL_STARTED,  /* body: ctl_pid; OWN_MEMORY. The guest's CPUs run. */
     CTL_TEMPLATE, /* no body: park, save, seal, hand over, end */
-    CTL_IMAGE,    /* body: ctl_image; MEMORY (sealed), STATE */
-    CTL_LOAD,     /* body: ctl_load; MEMORY, STATE, [BASE], [LAYER] (frozen, of the parent), LISTEN */
+    CTL_IMAGE,    /* body: ctl_image; MEMORY (sealed), STATE; extra, from forkd-store: frozen layers */
+    CTL_LOAD,     /* body: ctl_load; MEMORY, STATE, [BASE], LISTEN; extra: frozen layers, oldest first */
     CTL_LOADED,   /* body: ctl_pid; OWN_MEMORY */
     CTL_SPAWN,    /* body: ctl_spawn; CTL, [LAYER] (fresh), VSOCK, LISTEN, CONSOLE, [CGROUP] (directory) */
     CTL_SPAWNED,  /* body: ctl_pid; PIDFD */
@@ -82,6 +86,10 @@ enum ctl_type {
     CTL_BRANCH,   /* to a template; body: ctl_branch; CTL, LISTEN, PEER, OWN_MEMORY (the source's), [CGROUP] */
     CTL_STREAM,   /* to the source; no body; PEER, [LAYER] (fresh); no reply but FAILED */
     CTL_BRANCHED, /* on the new template's own socket; body: ctl_branched; OWN_MEMORY */
+    CTL_EXPORT,   /* to a template; no body */
+    CTL_EXPORTED, /* body: ctl_export; MEMORY (sealed), STATE, PAGES, [DIFF], [BASE]; extra: frozen layers, oldest first */
+    CTL_SETTLE,   /* to a template; no body: make its private pages part of a new image */
+    CTL_SETTLED,  /* body: ctl_settled; it may come after replies to later requests */
     CTL_TYPES_END
 };
 
@@ -90,7 +98,7 @@ enum ctl_fd {
     CTL_FD_KERNEL,  /* read-only */
     CTL_FD_INITRD,  /* read-only */
     CTL_FD_BASE,    /* disk image, read-only; a file or a block device */
-    CTL_FD_LAYER,   /* an empty regular file of its own, read-write; or, in LOAD, the parent's, read-only */
+    CTL_FD_LAYER,   /* an empty regular file of its own, read-write */
     CTL_FD_VSOCK,   /* listening SOCK_STREAM socket: clients write "CONNECT <port>\n" */
     CTL_FD_LISTEN,  /* listening SOCK_SEQPACKET socket for a later controller */
     CTL_FD_CONSOLE, /* regular file, read-write: the bounded console log */
@@ -100,6 +108,8 @@ enum ctl_fd {
     CTL_FD_STATE,   /* memfd: the state file */
     CTL_FD_PIDFD,
     CTL_FD_OWN_MEMORY, /* /proc/PID/mem of the sender, or of a branch's source, read-only */
+    CTL_FD_PAGES,      /* memfd: a bitmap of RAM's pages, 64-bit words: those not in MEMORY as they are */
+    CTL_FD_DIFF,       /* memfd, the same form: pages written since the branch's source was forked */
     CTL_FD_PEER,       /* one end of a SOCK_SEQPACKET pair between source and new template of a branch */
     CTL_FDS
 };
@@ -194,11 +204,23 @@ struct ctl_branched {
     uint64_t pages_differing; /* UINT64_MAX where it was not asked for */
 };
 
+struct ctl_export {
+    uint64_t ram; /* where RAM is mapped in that process: a page of PAGES is read there, through its OWN_MEMORY */
+    uint64_t mem_bytes, state_bytes;
+    uint32_t birth_layers; /* layers that the branch's source was forked with: those from here on are the diff's */
+};
+
+struct ctl_settled {
+    uint64_t pages; /* that were private */
+};
+
 /* One message, decoded. Descriptors that are absent are -1; those present belong to the receiver. */
 struct ctl_message {
     enum ctl_type type;
     uint32_t request;
     int fd[CTL_FDS];
+    unsigned extra_count;
+    int extra[CTL_EXTRA_MAX];
     union {
         struct ctl_boot boot;
         struct ctl_image image;
@@ -212,6 +234,8 @@ struct ctl_message {
         struct ctl_ended ended;
         struct ctl_branch branch;
         struct ctl_branched branched;
+        struct ctl_export export;
+        struct ctl_settled settled;
     };
 };
 

@@ -46,7 +46,7 @@ struct jail_spec {
     unsigned nofile;   /* limit of descriptors from now on */
 };
 
-enum { JAIL_KEEP_MAX = 64 };
+enum { JAIL_KEEP_MAX = 300 };
 
 struct jail_report {
     int skipped[JAIL_STAGES]; /* the errno for which a stage was passed over, 0 for one that was done */

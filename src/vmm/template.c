@@ -183,8 +183,8 @@ static int open_disk(struct machine *m, struct ctl_message *load, struct err *er
     if (load->fd[CTL_FD_BASE] < 0)
         return err_say(err, EINVAL, "the machine has a disk, and no base image came with it");
     int rc = disk_open_base(&m->disk, steal_fd(&load->fd[CTL_FD_BASE]), err);
-    if (rc == 0 && load->fd[CTL_FD_LAYER] >= 0)
-        rc = disk_open_frozen(&m->disk, steal_fd(&load->fd[CTL_FD_LAYER]), err);
+    for (unsigned i = 0; rc == 0 && i < load->extra_count; i++)
+        rc = disk_open_frozen(&m->disk, steal_fd(&load->extra[i]), err);
     return rc;
 }
 
@@ -216,10 +216,12 @@ int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *
     struct err err = {0};
     /* Ended children need no one to wait for them: their end is told by pidfds. */
     signal(SIGCHLD, SIG_IGN);
-    int keep[CTL_FDS + 1];
+    int keep[CTL_FDS + CTL_EXTRA_MAX + 1];
     memcpy(keep, load->fd, sizeof load->fd);
-    keep[CTL_FDS] = sock;
-    int rc = vmm_jail(origin, &load->load.jail, keep, CTL_FDS + 1, &err);
+    memcpy(keep + CTL_FDS, load->extra, sizeof load->extra);
+    unsigned kept = CTL_FDS + load->extra_count;
+    keep[kept++] = sock;
+    int rc = vmm_jail(origin, &load->load.jail, keep, kept, &err);
     int memory = rc == 0 ? own_memory_open(origin->proc_fd, &err) : -1;
     if (rc == 0 && memory < 0)
         rc = memory;

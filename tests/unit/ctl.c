@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -66,6 +68,42 @@ static void a_message_without_its_descriptors_is_refused_and_leaks_none(void **s
     ctl_message_init(&m, CTL_GO, 1);
     m.fd[CTL_FD_KERNEL] = pair[0]; /* GO carries none */
     assert_int_equal(ctl_send(pair[0], &m, NULL), 0);
+    assert_int_equal(ctl_recv(pair[1], &got, &err), -EPROTO);
+    assert_int_equal(open_descriptors(), before);
+}
+
+static void layers_arrive_in_order_after_the_named_descriptors(void **state)
+{
+    struct ctl_message m, got;
+    unsigned before = open_descriptors();
+    ctl_message_init(&m, CTL_EXPORTED, 3);
+    m.export = (struct ctl_export){.ram = 1 << 21, .mem_bytes = 1 << 20, .state_bytes = 5, .birth_layers = 2};
+    m.fd[CTL_FD_MEMORY] = m.fd[CTL_FD_STATE] = m.fd[CTL_FD_PAGES] = pair[0];
+    for (m.extra_count = 0; m.extra_count < CTL_EXTRA_MAX; m.extra_count++)
+        m.extra[m.extra_count] = m.extra_count % 2 ? pair[1] : STDIN_FILENO;
+    assert_int_equal(ctl_send(pair[0], &m, NULL), 0);
+    assert_int_equal(ctl_recv(pair[1], &got, NULL), 1);
+    assert_int_equal(got.export.ram, 1 << 21);
+    assert_int_equal(got.export.birth_layers, 2);
+    assert_int_equal(got.extra_count, CTL_EXTRA_MAX);
+    struct stat sent, came;
+    for (unsigned i = 0; i < got.extra_count; i++) {
+        assert_int_equal(fstat(m.extra[i], &sent), 0);
+        assert_int_equal(fstat(got.extra[i], &came), 0);
+        assert_int_equal(sent.st_ino, came.st_ino);
+    }
+    ctl_message_close(&got);
+    assert_int_equal(open_descriptors(), before);
+}
+
+static void layers_where_none_belong_are_refused(void **state)
+{
+    struct ctl_message m, got;
+    unsigned before = open_descriptors();
+    ctl_message_init(&m, CTL_GO, 1);
+    m.extra[m.extra_count++] = pair[0];
+    assert_int_equal(ctl_send(pair[0], &m, NULL), 0);
+    struct err err = {0};
     assert_int_equal(ctl_recv(pair[1], &got, &err), -EPROTO);
     assert_int_equal(open_descriptors(), before);
 }
@@ -134,6 +172,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(image_arrives_with_its_ranges_and_descriptors, setup, teardown),
         cmocka_unit_test_setup_teardown(a_message_without_its_descriptors_is_refused_and_leaks_none, setup, teardown),
+        cmocka_unit_test_setup_teardown(layers_arrive_in_order_after_the_named_descriptors, setup, teardown),
+        cmocka_unit_test_setup_teardown(layers_where_none_belong_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(zero_ranges_that_overlap_or_leave_memory_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(rubbish_and_cut_messages_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_end_and_silence_are_told_apart, setup, teardown),

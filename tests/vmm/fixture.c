@@ -223,7 +223,8 @@ struct template template_load(const struct image_fds *image)
     m.fd[CTL_FD_MEMORY] = image->memory;
     m.fd[CTL_FD_STATE] = image->state;
     m.fd[CTL_FD_BASE] = image->base;
-    m.fd[CTL_FD_LAYER] = image->layer;
+    m.extra[0] = image->layer;
+    m.extra_count = image->layer >= 0;
     m.fd[CTL_FD_LISTEN] = t.listen_fd;
     assert_int_equal(ctl_send(t.vmm.ctl, &m, NULL), 0);
     fixture_expect(t.vmm.ctl, &m, CTL_LOADED);
