@@ -33,6 +33,14 @@ OOPS = re.compile(
     rb"Oops:|BUG: unable to handle|general protection fault|invalid opcode"
     rb"|kernel BUG at|double fault|int3:|Fatal exception"
 )
+# The line with which an account of a kernel's end begins: of an oops, else of
+# the panic. "Fatal exception" is a panic's; the oops that led to it comes before.
+OOPS_HEAD = re.compile(
+    r"BUG: unable to handle|kernel BUG at|general protection fault|double fault|Oops:|int3:|invalid opcode"
+)
+PANIC = "Kernel panic"
+LINES_SHOWN = 40
+ACCOUNT_SHOWN = 80
 
 
 class HostLost(LabError):
@@ -198,7 +206,7 @@ class Host:
                 lines_show("last lines of the host's kernel log", frame[1])
             except (TimedOut, HostLost):
                 pass
-        lines_show("last lines of the host's console", self._console)
+        lines_show("last lines of the host's console", self._console, account_begin)
         lines_show("QEMU said", "\n".join(self._qemu.log_tail()).encode())
 
 
@@ -207,9 +215,27 @@ def output_write(stream, data):
     stream.flush()
 
 
-def lines_show(title, data, most=40):
+def account_begin(lines):
+    """Index of the line that says why the kernel ended; None when none does.
+
+    A trace of any length follows that line, so the last lines may not have it.
+    """
+    panics = [i for i, line in enumerate(lines) if PANIC in line]
+    heads = [i for i, line in enumerate(lines) if OOPS_HEAD.search(line) and PANIC not in line]
+    if panics and "Fatal exception" not in lines[panics[-1]]:
+        return panics[-1]
+    # An oops has several such lines, close together: the first of the last group.
+    while len(heads) > 1 and heads[-1] - heads[-2] <= 3:
+        heads.pop()
+    return (heads or panics or [None])[-1]
+
+
+def lines_show(title, data, begin=None):
+    """Show the last lines, or those from begin(lines) on; bounded either way."""
     lines = [line.rstrip() for line in data.decode(errors="replace").splitlines() if line.strip()]
-    if lines:
+    first = begin(lines) if begin else None
+    shown = lines[-LINES_SHOWN:] if first is None else lines[first : first + ACCOUNT_SHOWN]
+    if shown:
         say(f"{title}:")
-        for line in lines[-most:]:
+        for line in shown:
             print(f"  | {line}", file=sys.stderr)
