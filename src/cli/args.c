@@ -61,7 +61,7 @@ static const struct arg *flag_find(const struct arg *table, const char *word, co
 static int flag_take(const struct args *args, const struct arg *common, char **argv, int i, struct err *err)
 {
     const char *value;
-    const struct arg *flag = flag_find(args->flags, argv[i], &value);
+    const struct arg *flag = flag_find(args->verb->flags, argv[i], &value);
     if (!flag)
         flag = flag_find(common, argv[i], &value);
     if (!flag)
@@ -79,16 +79,30 @@ static int flag_take(const struct args *args, const struct arg *common, char **a
     return rc < 0 ? rc : words;
 }
 
+const struct arg args_common[] = {
+    {"help", 'h', ARG_FLAG, NULL, NULL, "says what the verb does and which options it has"},
+    {"json", 0, ARG_FLAG, NULL, NULL, "print the result as JSON, for programs"},
+    {"daemon-url", 0, ARG_TEXT, NULL, "URL", "the controller: http://HOST:PORT or unix:/path (FORKD_URL)"},
+    {"daemon-token", 0, ARG_TEXT, NULL, "TOKEN", "what it wants to hear (FORKD_TOKEN)"},
+    {0},
+};
+
+static bool is_foreign(const struct verb *verb, const char *word)
+{
+    for (const char *const *name = verb->foreign; name && word && *name; name++)
+        if (!strcmp(*name, word))
+            return true;
+    return false;
+}
+
 int args_parse(struct args *args, int argc, char **argv, struct err *err)
 {
-    const struct arg common[] = {
-        {"help", 'h', ARG_FLAG, &args->help},
-        {"json", 0, ARG_FLAG, &args->json},
-        {"daemon-url", 0, ARG_TEXT, &args->url},
-        {"daemon-token", 0, ARG_TEXT, &args->token},
-        {0},
-    };
-    bool flags_end = false;
+    void *const into[] = {&args->help, &args->json, &args->url, &args->token};
+    struct arg common[sizeof args_common / sizeof *args_common];
+    bool flags_end = is_foreign(args->verb, argv[1]);
+    memcpy(common, args_common, sizeof common);
+    for (size_t i = 0; i < sizeof into / sizeof *into; i++)
+        common[i].into = into[i];
     args->rest = argv + 1;
     args->count = 0;
     for (int i = 1; i < argc;) {
@@ -100,7 +114,7 @@ int args_parse(struct args *args, int argc, char **argv, struct err *err)
         }
         if (!is_flag) {
             args->rest[args->count++] = argv[i++];
-            flags_end |= args->flags_end_after && (unsigned)args->count > args->flags_end_after;
+            flags_end |= args->verb->flags_end_after && (unsigned)args->count > args->verb->flags_end_after;
             continue;
         }
         int words = flag_take(args, common, argv, i, err);

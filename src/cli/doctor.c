@@ -12,11 +12,6 @@
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 
-static const char help[] =
-    "usage: forkd doctor [--json]\n"
-    "\n"
-    "Checks what forkd needs of this host. Exit status 1 if a check failed; warnings do not count.\n";
-
 enum verdict { PASS, WARN, FAIL };
 
 struct finding {
@@ -193,14 +188,11 @@ static void print(const struct finding *f)
         printf("      %-13s mend it with: %s\n", "", f->remedy);
 }
 
-int verb_doctor(int argc, char **argv)
+static int doctor_run(const struct args *args)
 {
     static const char *const words[] = {"pass", "warn", "fail"};
-    struct args args = {0};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count)
+    int status = 0;
+    if (args->count)
         return verb_usage("forkd doctor takes no arguments");
     json_t *list = json_array();
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
@@ -208,13 +200,21 @@ int verb_doctor(int argc, char **argv)
         checks[i].fn(&f);
         if (f.verdict == FAIL)
             status = EXIT_ERROR;
-        if (!args.json)
+        if (!args->json)
             print(&f);
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s}", "check", f.check, "result", words[f.verdict],
                                               "looked_at", f.looked_at, "found", f.found, "remedy", f.remedy));
     }
-    if (args.json)
+    if (args->json)
         verb_json(json_incref(list));
     json_decref(list);
     return status;
 }
+
+const struct verb verb_doctor = {
+    .name = "doctor",
+    .what = "what this host can do, and what mends the rest",
+    .usage = "[--json]",
+    .about = "Checks what forkd needs of this host. The exit status is 1 if a check failed; warnings do not count.",
+    .run = doctor_run,
+};

@@ -7,17 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char help[] =
-    "usage: forkd exec ID [options] [--] COMMAND [ARGUMENT...]\n"
-    "\n"
-    "Runs a command in a sandbox; the exit status is the command's (128 + N when signal N ended it).\n"
-    "\n"
-    "  --timeout-secs N   after which it is killed, status 124 (30)\n"
-    "  --env NAME=VALUE   may be given more than once\n"
-    "  --cwd DIR          where it starts (/)\n"
-    "  --stdin            pass on standard input\n"
-    "  --json             print the answer as JSON\n";
-
 enum { STDIN_MAX = 1 << 20 };
 
 static int stdin_read(json_t *body)
@@ -88,40 +77,51 @@ static int call(const struct args *args, json_t *body)
     return code < 0 ? 128 + (int)-code : (int)code;
 }
 
-int verb_exec(int argc, char **argv)
+static struct {
+    unsigned timeout;
+    struct arg_texts env;
+    const char *cwd;
+    bool input;
+} options;
+
+static const struct arg flags[] = {
+    {"timeout-secs", 0, ARG_NUMBER, &options.timeout, "N", "after which it is killed, status 124 (30)"},
+    {"env", 'e', ARG_TEXTS, &options.env, "NAME=VALUE", "a variable of its environment"},
+    {"cwd", 0, ARG_TEXT, &options.cwd, "DIR-THERE", "where it starts (/)"},
+    {"stdin", 'i', ARG_FLAG, &options.input, NULL, "pass on standard input, at most 1 MiB of text"},
+    {0},
+};
+
+static int exec_run(const struct args *args)
 {
-    unsigned timeout = 0;
-    struct arg_texts env = {0};
-    const char *cwd = NULL;
-    bool input = false;
-    const struct arg flags[] = {
-        {"timeout-secs", 0, ARG_NUMBER, &timeout},
-        {"env", 'e', ARG_TEXTS, &env},
-        {"cwd", 0, ARG_TEXT, &cwd},
-        {"stdin", 'i', ARG_FLAG, &input},
-        {0},
-    };
-    struct args args = {.flags = flags, .flags_end_after = 1};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count < 2)
+    if (args->count < 2)
         return verb_usage("forkd exec needs a sandbox and a command; see forkd exec --help");
     json_t *body = json_object(), *list = json_array();
-    for (int i = 1; i < args.count; i++)
-        json_array_append_new(list, json_string(args.rest[i]));
+    for (int i = 1; i < args->count; i++)
+        json_array_append_new(list, json_string(args->rest[i]));
     json_object_set_new(body, "args", list);
-    if (timeout)
-        json_object_set_new(body, "timeout_secs", json_integer(timeout));
-    if (cwd)
-        json_object_set_new(body, "cwd", json_string(cwd));
-    if (env.count)
-        status = env_set(body, &env);
-    if (status == 0 && input)
+    if (options.timeout)
+        json_object_set_new(body, "timeout_secs", json_integer(options.timeout));
+    if (options.cwd)
+        json_object_set_new(body, "cwd", json_string(options.cwd));
+    int status = options.env.count ? env_set(body, &options.env) : 0;
+    if (status == 0 && options.input)
         status = stdin_read(body);
     if (status) {
         json_decref(body);
         return status;
     }
-    return call(&args, body);
+    return call(args, body);
 }
+
+const struct verb verb_exec = {
+    .name = "exec",
+    .what = "run a command in a sandbox",
+    .usage = "ID [options] [--] COMMAND [ARGUMENT...]",
+    .about =
+        "Runs a command in a sandbox. The exit status is the command's, 128 + N when signal N ended it, 127 when it is "
+        "not there and 124 when its time was over.",
+    .flags = flags,
+    .flags_end_after = 1,
+    .run = exec_run,
+};

@@ -13,14 +13,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-static const char help[] =
-    "usage: forkd images                      list snapshots and guest images\n"
-    "       forkd images build NAME [-o DIR]  make a guest image from Debian packages (python3, minimal, a .conf)\n"
-    "       forkd images check ROOTFS         does this ext4 image hold forkd's agent?\n"
-    "       forkd images add-agent ROOTFS     add it\n"
-    "\n"
-    "Guest images lie in $FORKD_IMAGES, else /var/lib/forkd/images (root) or ~/.local/share/forkd/images.\n";
-
 void images_dir(char *path, size_t cap)
 {
     const char *chosen = getenv("FORKD_IMAGES"), *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
@@ -53,17 +45,22 @@ int program_run(char *const *argv)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* build, check and add-agent take their own arguments and print their own help. */
-static int tool_run(int argc, char **argv)
+static const char *const tools[] = {"build", "check", "add-agent", NULL};
+
+/* words[0] is one of these; the others are the arguments of that program, which has a help of its own. */
+static int tool_run(char *const *words)
 {
     struct err err;
     char path[PATH_MAX], agents[PATH_MAX], name[64];
     static char agent_flag[] = "--agent-dir";
-    bool needs_agent = strcmp(argv[1], "check") != 0;
-    snprintf(name, sizeof name, "guest/images/%s", argv[1]);
+    bool needs_agent = strcmp(words[0], "check") != 0;
+    snprintf(name, sizeof name, "guest/images/%s", words[0]);
     if (program_find(name, path, sizeof path, &err) < 0)
         return verb_fail(&err);
-    own_free char **call = calloc((size_t)argc + 4, sizeof *call);
+    unsigned more = 0;
+    while (words[more])
+        more++;
+    own_free char **call = calloc((size_t)more + 4, sizeof *call);
     if (!call)
         return EXIT_ERROR;
     unsigned count = 0;
@@ -73,8 +70,8 @@ static int tool_run(int argc, char **argv)
         call[count++] = agent_flag;
         call[count++] = agents;
     }
-    for (int i = 2; i < argc; i++)
-        call[count++] = argv[i];
+    for (unsigned i = 1; i < more; i++)
+        call[count++] = words[i];
     return program_run(call);
 }
 
@@ -154,15 +151,37 @@ static int list(const struct args *args)
     return 0;
 }
 
-int verb_images(int argc, char **argv)
+int images_build(const char *name)
 {
-    struct args args = {0};
-    int status;
-    if (argc > 1 && (!strcmp(argv[1], "build") || !strcmp(argv[1], "check") || !strcmp(argv[1], "add-agent")))
-        return tool_run(argc, argv);
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count && (args.count > 1 || strcmp(args.rest[0], "list") != 0))
-        return verb_usage("forkd images has no %s; see forkd images --help", args.rest[0]);
-    return list(&args);
+    char build[] = "build";
+    own_free char *copy = strdup(name);
+    char *const words[] = {build, copy, NULL};
+    return copy ? tool_run(words) : EXIT_ERROR;
 }
+
+static int images_run(const struct args *args)
+{
+    for (const char *const *tool = tools; args->count && *tool; tool++)
+        if (!strcmp(args->rest[0], *tool))
+            return tool_run(args->rest);
+    if (args->count && (args->count > 1 || strcmp(args->rest[0], "list") != 0))
+        return verb_usage("forkd images has no %s; see forkd images --help", args->rest[0]);
+    return list(args);
+}
+
+const struct verb verb_images = {
+    .name = "images",
+    .what = "snapshots and guest images; build, check, add-agent",
+    .usage = "[list]\n"
+             "build IMAGE [-o DIR]\n"
+             "check FILE\n"
+             "add-agent FILE",
+    .about =
+        "Lists snapshots and guest images, or makes a guest image from Debian packages (python3, minimal, or a file "
+        "NAME.conf), or says whether an ext4 image holds forkd's agent, or adds it.\n"
+        "\n"
+        "Guest images lie in $FORKD_IMAGES, else in /var/lib/forkd/images (root) or ~/.local/share/forkd/images. "
+        "What makes, checks and mends them has options of its own: forkd images build --help.",
+    .foreign = tools,
+    .run = images_run,
+};

@@ -7,6 +7,9 @@
 /* Where guest images lie (docs/guest-images.md). */
 void images_dir(char *path, size_t cap);
 
+/* Makes one, saying so on this terminal; the exit status. */
+int images_build(const char *name);
+
 /* Runs a program on this terminal to its end; its exit status, 127 if it cannot be run, 128 + N for signal N. */
 int program_run(char *const *argv);
 

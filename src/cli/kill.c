@@ -5,10 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: forkd kill ID... | --all | --tag TAG\n"
-    "\n"
-    "Ends sandboxes: those named, all, or all of one snapshot. They are gone when this returns.\n";
+static bool all;
+static const char *tag;
+
+static const struct arg flags[] = {
+    {"all", 'a', ARG_FLAG, &all, NULL, "all there are"},
+    {"tag", 't', ARG_TEXT, &tag, "TAG", "all of one snapshot"},
+    {0},
+};
 
 static int kill_one(struct client *client, const char *id, json_t *killed)
 {
@@ -19,8 +23,8 @@ static int kill_one(struct client *client, const char *id, json_t *killed)
     return 0;
 }
 
-/* Those of a snapshot, or all where `tag` is NULL. One that ended by itself meanwhile is what was wanted. */
-static int kill_many(struct client *client, const char *tag, json_t *killed)
+/* Those of --tag, or all. One that ended by itself meanwhile is what was wanted. */
+static int kill_many(struct client *client, json_t *killed)
 {
     struct err err;
     json_t *list, *one;
@@ -41,32 +45,35 @@ static int kill_many(struct client *client, const char *tag, json_t *killed)
     return status;
 }
 
-int verb_kill(int argc, char **argv)
+static int kill_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    bool all = false;
-    const char *tag = NULL;
-    const struct arg flags[] = {{"all", 'a', ARG_FLAG, &all}, {"tag", 't', ARG_TEXT, &tag}, {0}};
-    struct args args = {.flags = flags};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if ((args.count > 0) + all + (tag != NULL) != 1)
+    int status = 0;
+    if ((args->count > 0) + all + (tag != NULL) != 1)
         return verb_usage("forkd kill needs ids, --all or --tag, one of them");
-    if (client_open(&args, &client, &err) < 0)
+    if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     json_t *killed = json_array();
-    for (int i = 0; i < args.count; i++)
-        if (kill_one(client, args.rest[i], killed) != 0)
+    for (int i = 0; i < args->count; i++)
+        if (kill_one(client, args->rest[i], killed) != 0)
             status = EXIT_ERROR;
-    if (!args.count)
-        status = kill_many(client, tag, killed);
+    if (!args->count)
+        status = kill_many(client, killed);
     client_close(client);
-    if (args.json)
+    if (args->json)
         verb_json(json_incref(killed));
     else if (!status || json_array_size(killed))
         printf("killed %zu\n", json_array_size(killed));
     json_decref(killed);
     return status;
 }
+
+const struct verb verb_kill = {
+    .name = "kill",
+    .what = "end sandboxes",
+    .usage = "ID... | --all | --tag TAG",
+    .about = "Ends sandboxes: those named, all, or all of one snapshot. They are gone when this returns.",
+    .flags = flags,
+    .run = kill_run,
+};

@@ -4,29 +4,21 @@
 
 #include <stdio.h>
 
-static const char help[] = "usage: forkd ls [--json]\n"
-                           "\n"
-                           "Lists the sandboxes there are, and says which stand still for want of disk space.\n";
-
-int verb_ls(int argc, char **argv)
+static int ls_run(const struct args *args)
 {
     struct err err;
     struct client *client;
     json_t *list, *one;
     size_t i;
-    struct args args = {0};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count)
+    if (args->count)
         return verb_usage("forkd ls takes no arguments");
-    if (client_open(&args, &client, &err) < 0)
+    if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     int rc = client_call(client, "GET", "/v1/sandboxes", NULL, &list, &err);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);
-    if (args.json)
+    if (args->json)
         return verb_json(list);
     sandboxes_print(list);
     json_array_foreach(list, i, one)
@@ -39,3 +31,11 @@ int verb_ls(int argc, char **argv)
     json_decref(list);
     return 0;
 }
+
+const struct verb verb_ls = {
+    .name = "ls",
+    .what = "list sandboxes",
+    .usage = "[--json]",
+    .about = "Lists the sandboxes there are, and says which stand still for want of disk space.",
+    .run = ls_run,
+};

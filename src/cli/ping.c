@@ -4,8 +4,6 @@
 
 #include <stdio.h>
 
-static const char help[] = "usage: forkd ping ID... [--json]\n\nAsks the agents of sandboxes whether they are well.\n";
-
 static int ping(struct client *client, const char *id, bool json)
 {
     struct err err;
@@ -23,23 +21,34 @@ static int ping(struct client *client, const char *id, bool json)
     return 0;
 }
 
-int verb_ping(int argc, char **argv)
+static unsigned ignored;
+
+static const struct arg flags[] = {
+    {"timeout-secs", 0, ARG_NUMBER, &ignored, NULL, NULL}, /* of the original; the controller has its own deadline */
+    {0},
+};
+
+static int ping_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    unsigned timeout;
-    const struct arg flags[] = {{"timeout-secs", 0, ARG_NUMBER, &timeout}, {0}};
-    struct args args = {.flags = flags};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (!args.count)
+    int status = 0;
+    if (!args->count)
         return verb_usage("forkd ping needs a sandbox");
-    if (client_open(&args, &client, &err) < 0)
+    if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    for (int i = 0; i < args.count; i++)
-        if (ping(client, args.rest[i], args.json) != 0)
+    for (int i = 0; i < args->count; i++)
+        if (ping(client, args->rest[i], args->json) != 0)
             status = EXIT_ERROR;
     client_close(client);
     return status;
 }
+
+const struct verb verb_ping = {
+    .name = "ping",
+    .what = "ask a sandbox whether it is well",
+    .usage = "ID... [--json]",
+    .about = "Asks the agents of sandboxes whether they are well. With --json each answer is a line.",
+    .flags = flags,
+    .run = ping_run,
+};

@@ -18,21 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: forkd quickstart [-n N] [options]\n"
-    "\n"
-    "Makes a Debian guest with Python, boots one parent, imports its modules, makes it a template, forks N\n"
-    "sandboxes (10, or the environment's N) and asks each. Images and templates are kept for the next run.\n"
-    "\n"
-    "  -n N               how many children\n"
-    "  --image NAME       the guest image (python3)\n"
-    "  --modules M[,M...] imported before the fork (numpy)\n"
-    "  --code CODE        evaluated in the warm interpreter of each child\n"
-    "  --command COMMAND  run by the shell of each child\n"
-    "  --in-lab           in the emulated KVM host, whatever this host can do\n"
-    "  --setup-only       image, parent and template, no children\n"
-    "  --json             print the children as JSON\n";
-
 static const char tag_stem[] = "quickstart-";
 
 enum { BOOT_WAIT_SECS = 60 };
@@ -47,14 +32,10 @@ static bool image_there(const char *name)
 
 static int image_make(const char *name)
 {
-    static char images[] = "images", build[] = "build";
-    char copy[80];
     if (image_there(name))
         return 0;
-    snprintf(copy, sizeof copy, "%s", name);
     fprintf(stderr, "making the guest image %s (once)\n", name);
-    char *argv[] = {images, build, copy, NULL};
-    return verb_images(3, argv);
+    return images_build(name);
 }
 
 /* A snapshot is kept as long as image and modules are the same: both are in its tag. */
@@ -203,37 +184,50 @@ static unsigned default_n(void)
     return value >= 1 && value <= 1000 ? (unsigned)value : 10;
 }
 
-int verb_quickstart(int argc, char **argv)
+enum { NOT_GIVEN = INT_MAX };
+
+static struct quickstart options = {.n = NOT_GIVEN,
+                                    .image = "python3",
+                                    .modules = "numpy",
+                                    .code = "f'numpy {numpy.__version__} draws {numpy.random.randint(10**6)}'",
+                                    .command = "hostname"};
+static bool in_lab, setup_only;
+
+static const struct arg flags[] = {
+    {"n", 'n', ARG_NUMBER, &options.n, "N", "how many children (10, or the environment's N)"},
+    {"image", 0, ARG_TEXT, &options.image, "IMAGE", "the guest image (python3)"},
+    {"modules", 0, ARG_TEXT, &options.modules, "M[,M...]", "imported before the fork (numpy)"},
+    {"code", 0, ARG_TEXT, &options.code, "CODE", "evaluated in the warm interpreter of each child"},
+    {"command", 0, ARG_TEXT, &options.command, "COMMAND", "run by the shell of each child (hostname)"},
+    {"in-lab", 0, ARG_FLAG, &in_lab, NULL, "in the emulated KVM host, whatever this host can do"},
+    {"setup-only", 0, ARG_FLAG, &setup_only, NULL, "image, parent and template, no children"},
+    {0},
+};
+
+static int quickstart_run(const struct args *args)
 {
-    struct quickstart q = {.n = default_n(),
-                           .image = "python3",
-                           .modules = "numpy",
-                           .code = "f'numpy {numpy.__version__} draws {numpy.random.randint(10**6)}'",
-                           .command = "hostname"};
-    bool in_lab = false, setup_only = false;
-    const struct arg flags[] = {
-        {"n", 'n', ARG_NUMBER, &q.n},
-        {"image", 0, ARG_TEXT, &q.image},
-        {"modules", 0, ARG_TEXT, &q.modules},
-        {"code", 0, ARG_TEXT, &q.code},
-        {"command", 0, ARG_TEXT, &q.command},
-        {"in-lab", 0, ARG_FLAG, &in_lab},
-        {"setup-only", 0, ARG_FLAG, &setup_only},
-        {0},
-    };
-    struct args args = {.flags = flags};
     struct probe probe = {.native = true};
     struct err err;
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count || q.n < 1 || q.n > 1000)
-        return verb_usage("forkd quickstart takes options only, and -n from 1 to 1000");
-    q.json = args.json;
     bool inside = getenv("FORKD_IN_LAB") != NULL;
+    if (options.n == NOT_GIVEN)
+        options.n = default_n();
+    if (args->count || options.n < 1 || options.n > 1000)
+        return verb_usage("forkd quickstart takes options only, and -n from 1 to 1000");
+    options.json = args->json;
     if (!inside && !in_lab && probe_host(&probe, &err) < 0)
         return verb_fail(&err);
     if (!inside && !in_lab && !probe.native)
         fprintf(stderr, "%s; the same follows in the lab, an emulated KVM host\n", probe.reason);
-    return !inside && (in_lab || !probe.native) ? run_in_lab(&q) : run_here(&args, &q, setup_only);
+    return !inside && (in_lab || !probe.native) ? run_in_lab(&options) : run_here(args, &options, setup_only);
 }
+
+const struct verb verb_quickstart = {
+    .name = "quickstart",
+    .what = "from nothing to ten forks that answer",
+    .usage = "[-n N] [options]",
+    .about = "Makes a Debian guest with Python, boots one parent, imports its modules, makes it a template, forks N "
+             "sandboxes and asks each. Images and templates are kept for the next run. Where KVM cannot run Linux, the "
+             "same happens in an emulated KVM host.",
+    .flags = flags,
+    .run = quickstart_run,
+};

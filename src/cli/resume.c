@@ -3,30 +3,37 @@
 
 #include <stdio.h>
 
-static const char help[] = "usage: forkd resume ID...\n"
-                           "\n"
-                           "Lets sandboxes run on that stand still because the host's disk was full.\n";
-
-int verb_resume(int argc, char **argv)
+static int resume_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    struct args args = {0};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (!args.count)
+    int status = 0;
+    if (!args->count)
         return verb_usage("forkd resume needs a sandbox");
-    if (client_open(&args, &client, &err) < 0)
+    if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    for (int i = 0; i < args.count; i++) {
+    json_t *resumed = json_array();
+    for (int i = 0; i < args->count; i++) {
         char path[256];
-        snprintf(path, sizeof path, "/v1/sandboxes/%.200s/resume", args.rest[i]);
+        snprintf(path, sizeof path, "/v1/sandboxes/%.200s/resume", args->rest[i]);
         if (client_call(client, "POST", path, NULL, NULL, &err) < 0)
             status = verb_fail(&err);
-        else if (!args.json)
-            printf("%s runs on\n", args.rest[i]);
+        else if (args->json)
+            json_array_append_new(resumed, json_string(args->rest[i]));
+        else
+            printf("%s runs on\n", args->rest[i]);
     }
     client_close(client);
+    if (args->json)
+        verb_json(json_incref(resumed));
+    json_decref(resumed);
     return status;
 }
+
+const struct verb verb_resume = {
+    .name = "resume",
+    .what = "let sandboxes run on that waited for disk space",
+    .usage = "ID... [--json]",
+    .about = "Lets sandboxes run on that stand still because the host's disk was full.",
+    .run = resume_run,
+};

@@ -3,38 +3,49 @@
 
 #include <stdio.h>
 
-static const char help[] = "usage: forkd rmi TAG... [--cascade | --force]\n"
-                           "\n"
-                           "Deletes snapshots. Sandboxes that were forked from them go on.\n"
-                           "\n"
-                           "  --cascade   and what depends on them\n"
-                           "  --force     though something depends on them\n";
+static bool cascade, force;
 
-int verb_rmi(int argc, char **argv)
+static const struct arg flags[] = {
+    {"cascade", 0, ARG_FLAG, &cascade, NULL, "and what depends on them"},
+    {"force", 'f', ARG_FLAG, &force, NULL, "though something depends on them"},
+    {0},
+};
+
+static int rmi_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    bool cascade = false, force = false;
-    const struct arg flags[] = {{"cascade", 0, ARG_FLAG, &cascade}, {"force", 'f', ARG_FLAG, &force}, {0}};
-    struct args args = {.flags = flags};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (!args.count || (cascade && force))
+    int status = 0;
+    if (!args->count || (cascade && force))
         return verb_usage("forkd rmi needs tags, and one of --cascade and --force at most");
-    if (client_open(&args, &client, &err) < 0)
+    if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    for (int i = 0; i < args.count; i++) {
+    json_t *deleted = json_array();
+    for (int i = 0; i < args->count; i++) {
         char path[256];
-        snprintf(path, sizeof path, "/v1/snapshots/%.160s%s", args.rest[i],
+        snprintf(path, sizeof path, "/v1/snapshots/%.160s%s", args->rest[i],
                  cascade ? "?cascade=true"
                  : force ? "?force=true"
                          : "");
         if (client_call(client, "DELETE", path, NULL, NULL, &err) < 0)
             status = verb_fail(&err);
-        else if (!args.json)
-            printf("deleted %s\n", args.rest[i]);
+        else if (args->json)
+            json_array_append_new(deleted, json_string(args->rest[i]));
+        else
+            printf("deleted %s\n", args->rest[i]);
     }
     client_close(client);
+    if (args->json)
+        verb_json(json_incref(deleted));
+    json_decref(deleted);
     return status;
 }
+
+const struct verb verb_rmi = {
+    .name = "rmi",
+    .what = "delete snapshots",
+    .usage = "TAG... [--cascade | --force]",
+    .about = "Deletes snapshots. Sandboxes that were forked from them go on.",
+    .flags = flags,
+    .run = rmi_run,
+};

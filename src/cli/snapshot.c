@@ -6,25 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: forkd snapshot --tag TAG (--image NAME | --kernel FILE [--rootfs FILE] [--initrd FILE]) [options]\n"
-    "\n"
-    "Boots a parent, waits for its agent, warms it up and makes it a template that sandboxes are forked from.\n"
-    "\n"
-    "  --tag TAG              the snapshot's name (FORKD_TAG)\n"
-    "  --image NAME           a guest image made by forkd images build\n"
-    "  --kernel FILE          bzImage or ELF vmlinux (FORKD_KERNEL)\n"
-    "  --rootfs FILE          ext4 image with forkd's agent (FORKD_ROOTFS); the file itself is never written to\n"
-    "  --initrd FILE          default: the file initrd beside the kernel\n"
-    "  --rw                   accepted; every sandbox has a writable disk of its own anyway\n"
-    "  --mem-size-mib N       memory (512)\n"
-    "  --vcpus N              CPUs (1)\n"
-    "  --boot-wait-secs N     how long the agent may take to be up (10, at most 60)\n"
-    "  --ready-cmd COMMAND    a shell command that must succeed once the agent is up\n"
-    "  --warmup M[,M...]      Python modules to import\n"
-    "  --warmup-code CODE     Python code to run instead\n"
-    "  --json                 print the snapshot as JSON\n";
-
 static json_t *modules_of(const char *list)
 {
     json_t *modules = json_array();
@@ -83,55 +64,71 @@ static int create(const struct args *args, json_t *body, const char *tag)
     return rc < 0 ? EXIT_ERROR : 0;
 }
 
-int verb_snapshot(int argc, char **argv)
+static struct {
+    const char *tag, *image, *kernel, *rootfs, *initrd, *ready, *warmup, *code, *tap;
+    unsigned mem, vcpus, wait;
+    bool rw;
+} options;
+
+static const struct arg flags[] = {
+    {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot's name (FORKD_TAG)"},
+    {"image", 0, ARG_TEXT, &options.image, "IMAGE", "a guest image made by forkd images build"},
+    {"kernel", 0, ARG_TEXT, &options.kernel, "FILE", "bzImage or ELF vmlinux (FORKD_KERNEL)"},
+    {"rootfs", 0, ARG_TEXT, &options.rootfs, "FILE",
+     "ext4 image with forkd's agent (FORKD_ROOTFS); the file itself is never written to"},
+    {"initrd", 0, ARG_TEXT, &options.initrd, "FILE", "default: the file initrd beside the kernel"},
+    {"rw", 0, ARG_FLAG, &options.rw, NULL, "accepted; every sandbox has a writable disk of its own anyway"},
+    {"mem-size-mib", 0, ARG_NUMBER, &options.mem, "N", "memory (512)"},
+    {"vcpus", 0, ARG_NUMBER, &options.vcpus, "N", "CPUs (1)"},
+    {"boot-wait-secs", 0, ARG_NUMBER, &options.wait, "N", "how long the agent may take to be up (10, at most 60)"},
+    {"ready-cmd", 0, ARG_TEXT, &options.ready, "COMMAND", "a shell command that must succeed once the agent is up"},
+    {"warmup", 0, ARG_TEXT, &options.warmup, "M[,M...]", "Python modules to import"},
+    {"warmup-code", 0, ARG_TEXT, &options.code, "CODE", "Python code to run instead"},
+    {"tap", 0, ARG_TEXT, &options.tap, NULL, NULL},
+    {0},
+};
+
+static json_t *body_make(void)
 {
-    const char *tag = getenv("FORKD_TAG"), *kernel = NULL, *rootfs = NULL, *image = NULL, *initrd = NULL;
-    const char *ready = NULL, *warmup = NULL, *code = NULL, *tap = NULL;
-    unsigned mem = 0, vcpus = 0, wait = 0;
-    bool rw = false;
-    const struct arg flags[] = {
-        {"tag", 't', ARG_TEXT, &tag},
-        {"image", 0, ARG_TEXT, &image},
-        {"kernel", 0, ARG_TEXT, &kernel},
-        {"rootfs", 0, ARG_TEXT, &rootfs},
-        {"initrd", 0, ARG_TEXT, &initrd},
-        {"rw", 0, ARG_FLAG, &rw},
-        {"mem-size-mib", 0, ARG_NUMBER, &mem},
-        {"vcpus", 0, ARG_NUMBER, &vcpus},
-        {"boot-wait-secs", 0, ARG_NUMBER, &wait},
-        {"ready-cmd", 0, ARG_TEXT, &ready},
-        {"warmup-code", 0, ARG_TEXT, &code},
-        {"warmup", 0, ARG_TEXT, &warmup},
-        {"tap", 0, ARG_TEXT, &tap},
-        {0},
-    };
-    struct args args = {.flags = flags};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count || !tag || !*tag)
-        return verb_usage("forkd snapshot needs --tag and nothing else but options; see forkd snapshot --help");
-    if (warmup && code)
-        return verb_usage("--warmup and --warmup-code exclude each other");
-    if (!image && !kernel)
-        kernel = getenv("FORKD_KERNEL");
-    if (!image && !rootfs)
-        rootfs = getenv("FORKD_ROOTFS");
     json_t *body = json_object();
-    set_text(body, "tag", tag);
-    set_text(body, "image", image);
-    set_path(body, "kernel", kernel);
-    set_path(body, "rootfs", rootfs);
-    set_path(body, "initrd", initrd);
-    set_text(body, "ready_cmd", ready);
-    set_text(body, "warmup", code);
-    set_text(body, "tap", tap);
-    set_number(body, "mem_size_mib", mem);
-    set_number(body, "vcpus", vcpus);
-    set_number(body, "boot_wait_secs", wait);
-    if (warmup)
-        json_object_set_new(body, "warmup", modules_of(warmup));
-    if (rw)
+    set_text(body, "tag", options.tag);
+    set_text(body, "image", options.image);
+    set_path(body, "kernel", options.kernel);
+    set_path(body, "rootfs", options.rootfs);
+    set_path(body, "initrd", options.initrd);
+    set_text(body, "ready_cmd", options.ready);
+    set_text(body, "warmup", options.code);
+    set_text(body, "tap", options.tap);
+    set_number(body, "mem_size_mib", options.mem);
+    set_number(body, "vcpus", options.vcpus);
+    set_number(body, "boot_wait_secs", options.wait);
+    if (options.warmup)
+        json_object_set_new(body, "warmup", modules_of(options.warmup));
+    if (options.rw)
         json_object_set_new(body, "rw", json_true());
-    return create(&args, body, tag);
+    return body;
 }
+
+static int snapshot_run(const struct args *args)
+{
+    if (!options.tag)
+        options.tag = getenv("FORKD_TAG");
+    if (args->count || !options.tag || !*options.tag)
+        return verb_usage("forkd snapshot needs --tag and nothing else but options; see forkd snapshot --help");
+    if (options.warmup && options.code)
+        return verb_usage("--warmup and --warmup-code exclude each other");
+    if (!options.image && !options.kernel)
+        options.kernel = getenv("FORKD_KERNEL");
+    if (!options.image && !options.rootfs)
+        options.rootfs = getenv("FORKD_ROOTFS");
+    return create(args, body_make(), options.tag);
+}
+
+const struct verb verb_snapshot = {
+    .name = "snapshot",
+    .what = "boot and warm up a parent, make it a template",
+    .usage = "--tag TAG (--image IMAGE | --kernel FILE [--rootfs FILE] [--initrd FILE]) [options]",
+    .about = "Boots a parent, waits for its agent, warms it up and makes it a template that sandboxes are forked from.",
+    .flags = flags,
+    .run = snapshot_run,
+};

@@ -12,21 +12,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: forkd spawn --tag TAG [-n N] [--memory-limit-mib N] [--json]\n"
-    "       forkd fork  --tag TAG [-n N] [--memory-limit-mib N] [--settle-secs S] [--json]\n"
-    "\n"
-    "Forks N sandboxes (1) from a snapshot: all of them, or none.\n"
-    "\n"
-    "  --tag TAG             the snapshot (FORKD_TAG)\n"
-    "  -n N                  how many, at most 1000\n"
-    "  --memory-limit-mib N  what each may use for itself\n"
-    "  --settle-secs S       stay so long, or until SIGINT or SIGTERM, then kill them (fork only)\n";
-
-struct spawn {
+static struct spawn {
     const char *tag;
     unsigned n, limit, settle;
     bool netns, ignored;
+} options = {.n = 1};
+
+/* Those of fork; spawn's begin with the second. */
+static const struct arg flags[] = {
+    {"settle-secs", 0, ARG_NUMBER, &options.settle, "N", "stay so long, or until SIGINT or SIGTERM, then kill them"},
+    {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot (FORKD_TAG)"},
+    {"n", 'n', ARG_NUMBER, &options.n, "N", "how many, at most 1000 (1)"},
+    {"memory-limit-mib", 0, ARG_NUMBER, &options.limit, "N", "what each may use for itself"},
+    {"per-child-netns", 0, ARG_FLAG, &options.netns, NULL, NULL},
+    /* Wishes of the original's users that every fork here meets. */
+    {"prewarm", 0, ARG_FLAG, &options.ignored, NULL, NULL},
+    {"live-fork", 0, ARG_FLAG, &options.ignored, NULL, NULL},
+    {"hugepages", 0, ARG_FLAG, &options.ignored, NULL, NULL},
+    {0},
 };
 
 static json_t *body_make(const struct spawn *s)
@@ -102,28 +105,32 @@ static int spawn(const struct args *args, const struct spawn *s)
     return status;
 }
 
-int verb_spawn(int argc, char **argv)
+static int spawn_run(const struct args *args)
 {
-    struct spawn s = {.tag = getenv("FORKD_TAG"), .n = 1};
-    const struct arg flags[] = {
-        {"tag", 't', ARG_TEXT, &s.tag},
-        {"n", 'n', ARG_NUMBER, &s.n},
-        {"memory-limit-mib", 0, ARG_NUMBER, &s.limit},
-        {"settle-secs", 0, ARG_NUMBER, &s.settle},
-        {"per-child-netns", 0, ARG_FLAG, &s.netns},
-        /* Wishes of the original's users that every fork here meets. */
-        {"prewarm", 0, ARG_FLAG, &s.ignored},
-        {"live-fork", 0, ARG_FLAG, &s.ignored},
-        {"hugepages", 0, ARG_FLAG, &s.ignored},
-        {0},
-    };
-    struct args args = {.flags = flags};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count || !s.tag || !*s.tag)
-        return verb_usage("forkd %s needs --tag and nothing else but options; see forkd %s --help", argv[0], argv[0]);
-    if (s.settle && strcmp(argv[0], "fork") != 0)
-        return verb_usage("--settle-secs is for forkd fork");
-    return spawn(&args, &s);
+    if (!options.tag)
+        options.tag = getenv("FORKD_TAG");
+    if (args->count || !options.tag || !*options.tag)
+        return verb_usage("forkd %s needs --tag and nothing else but options; see forkd %s --help", args->verb->name,
+                          args->verb->name);
+    return spawn(args, &options);
 }
+
+const struct verb verb_spawn = {
+    .name = "spawn",
+    .what = "fork sandboxes from a snapshot",
+    .usage = "--tag TAG [-n N] [options]",
+    .about = "Forks N sandboxes from a snapshot, all of them or none, and prints them.",
+    .flags = flags + 1,
+    .run = spawn_run,
+};
+
+const struct verb verb_fork = {
+    .name = "fork",
+    .what = "the same; with --settle-secs in the foreground",
+    .usage = "--tag TAG [-n N] [--settle-secs N] [options]",
+    .about =
+        "Forks N sandboxes from a snapshot, all of them or none, and prints them. With --settle-secs it stays in the "
+        "foreground and kills them at its end.",
+    .flags = flags,
+    .run = spawn_run,
+};

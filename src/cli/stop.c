@@ -5,26 +5,21 @@
 
 #include <stdio.h>
 
-static const char help[] =
-    "usage: forkd stop [--keep]\n"
-    "\n"
-    "Ends all sandboxes, deletes all snapshots and ends the controller of your own, so that nothing is left.\n"
-    "\n"
-    "  --keep   end the controller alone; the next command starts one that takes over what lives\n";
+static bool keep;
 
-int verb_stop(int argc, char **argv)
+static const struct arg flags[] = {
+    {"keep", 0, ARG_FLAG, &keep, NULL,
+     "end the controller alone; the next command starts one that takes over what lives"},
+    {0},
+};
+
+static int stop_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    bool keep = false;
-    const struct arg flags[] = {{"keep", 0, ARG_FLAG, &keep}, {0}};
-    struct args args = {.flags = flags};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    if (args.count)
+    if (args->count)
         return verb_usage("forkd stop takes no arguments");
-    if (client_open(&args, &client, &err) < 0)
+    if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     /* One was started if none ran: what an earlier one left can be ended by a controller only. */
     if (!client_is_private(client)) {
@@ -37,7 +32,17 @@ int verb_stop(int argc, char **argv)
     progress_end(progress, NULL);
     if (rc < 0)
         return verb_fail(&err);
-    if (!args.json)
-        puts(keep ? "the controller ended; sandboxes live on" : "everything ended");
+    if (args->json)
+        return verb_json(json_pack("{s:b, s:b}", "ended", true, "sandboxes_kept", keep));
+    puts(keep ? "the controller ended; sandboxes live on" : "everything ended");
     return 0;
 }
+
+const struct verb verb_stop = {
+    .name = "stop",
+    .what = "end everything, and the controller of your own",
+    .usage = "[--keep]",
+    .about = "Ends all sandboxes, deletes all snapshots and ends the controller of your own, so that nothing is left.",
+    .flags = flags,
+    .run = stop_run,
+};

@@ -6,28 +6,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char help[] =
-    "usage: forkd version [--json]\n\nThe versions of forkd and, if one is asked, its controller.\n";
-
-int verb_version(int argc, char **argv)
+static int version_run(const struct args *args)
 {
     struct client *client;
     json_t *answer = NULL;
-    struct args args = {0};
-    int status;
-    if (!verb_begin(&args, argc, argv, help, &status))
-        return status;
-    const char *url = args.url ? args.url : getenv("FORKD_URL");
+    const char *url = args->url ? args->url : getenv("FORKD_URL");
     char own[PRIVATE_URL_MAX];
     /* Asked where it runs; for this alone none is started. */
     if (!url && private_url(own, NULL) == 0)
         url = own;
-    if (url && client_open_url(url, args.token ? args.token : getenv("FORKD_TOKEN"), &client, NULL) == 0) {
+    if (url && client_open_url(url, args->token ? args->token : getenv("FORKD_TOKEN"), &client, NULL) == 0) {
         if (client_call(client, "GET", "/version", NULL, &answer, NULL) < 0)
             answer = NULL;
         client_close(client);
     }
-    if (args.json) {
+    if (args->json) {
         json_t *object = json_pack("{s:s}", "version", FORKD_VERSION);
         json_object_set(object, "controller", answer ? answer : json_null());
         verb_json(object);
@@ -39,3 +32,11 @@ int verb_version(int argc, char **argv)
     json_decref(answer);
     return 0;
 }
+
+const struct verb verb_version = {
+    .name = "version",
+    .what = "versions of forkd and its controller",
+    .usage = "[--json]",
+    .about = "Prints the versions of forkd and, where one runs, of its controller.",
+    .run = version_run,
+};
