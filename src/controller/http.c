@@ -39,6 +39,7 @@ struct request {
     char *target_text;
     char method[16];
     struct rest_target target;
+    struct auth_who who;
     const struct route *route;
     const char *param;
     bool judged, refused, audited, counted;
@@ -58,18 +59,6 @@ static void refuse(struct request *rq, unsigned status, const char *text)
     rq->refused = true;
 }
 
-/* In time that does not depend on where they differ; the length of the token is no secret. */
-static bool same_token(const char *given, const char *token)
-{
-    size_t len = strlen(token);
-    unsigned char differ = strlen(given) != len;
-    for (size_t i = 0, g = 0; i < len; i++) {
-        differ |= (unsigned char)(given[g] ^ token[i]);
-        g += given[g] != 0;
-    }
-    return !differ;
-}
-
 static const char *header(struct request *rq, const char *name)
 {
     return MHD_lookup_connection_value(rq->connection, MHD_HEADER_KIND, name);
@@ -77,13 +66,11 @@ static const char *header(struct request *rq, const char *name)
 
 static void judge_token(struct request *rq)
 {
-    const char *token = rq->http->config.token, *given = header(rq, MHD_HTTP_HEADER_AUTHORIZATION);
-    if (!token || (rq->target.parts == 1 && !strcmp(rq->target.part[0], "healthz")))
+    struct err err;
+    if (rq->target.parts == 1 && !strcmp(rq->target.part[0], "healthz"))
         return;
-    if (!given || strncasecmp(given, "Bearer ", 7) != 0)
-        refuse(rq, 401, "missing bearer token");
-    else if (!same_token(given + 7 + strspn(given + 7, " "), token))
-        refuse(rq, 401, "invalid bearer token");
+    if (auth_check(rq->http->config.auth, header(rq, MHD_HTTP_HEADER_AUTHORIZATION), &rq->who, &err) < 0)
+        refuse(rq, err.code == EACCES ? 401 : 500, err.text);
 }
 
 static void judge_route(struct request *rq)
@@ -100,6 +87,16 @@ static void judge_route(struct request *rq)
     }
 }
 
+static void judge_right(struct request *rq)
+{
+    char text[256];
+    if (rq->route->right <= rq->who.right)
+        return;
+    snprintf(text, sizeof text, "the token %s has the right to %s; this needs %s", rq->who.name,
+             right_name(rq->who.right), right_name(rq->route->right));
+    refuse(rq, 403, text);
+}
+
 static void judge_body(struct request *rq)
 {
     const char *encoding = header(rq, MHD_HTTP_HEADER_CONTENT_ENCODING);
@@ -112,7 +109,7 @@ static void judge_body(struct request *rq)
     }
 }
 
-/* In this order: who asks, what is asked for, what comes with it. */
+/* In this order: who asks, what is asked for and by whom it may be, what comes with it. */
 static void judge(struct request *rq)
 {
     struct err err;
@@ -131,6 +128,8 @@ static void judge(struct request *rq)
         judge_token(rq);
     if (!rq->refused)
         judge_route(rq);
+    if (!rq->refused)
+        judge_right(rq);
     if (!rq->refused || rq->announced > DROP_MAX)
         judge_body(rq);
 }
@@ -190,7 +189,7 @@ static void audit(struct request *rq)
         .latency_us = (clock_monotonic_ns() - rq->began_ns) / NS_PER_US,
         .ua = rq->user_agent,
         .remote = remote,
-        .token_id = rq->http->config.token && rq->reply.status != 401 ? "token-file" : NULL,
+        .token_id = *rq->who.name ? rq->who.name : NULL,
     };
     audit_write(rq->http->config.audit, &line);
 }

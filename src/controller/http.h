@@ -14,6 +14,7 @@
 #define FORKD_CONTROLLER_HTTP_H
 
 #include "controller/audit.h"
+#include "controller/auth.h"
 #include "controller/controller.h"
 
 struct http;
@@ -21,7 +22,7 @@ struct http;
 struct http_config {
     int listen_fd;     /* taken over */
     bool over_unix;    /* the peers have no address */
-    const char *token; /* NULL: none is asked for */
+    struct auth *auth; /* NULL: no token is asked for */
     struct audit *audit;
 };
 

@@ -157,15 +157,15 @@ static int open_audit(const struct options *o, struct audit **audit, struct err 
     return rc;
 }
 
-static int open_http(struct controller *c, const struct options *o, struct audit *audit, struct http **http,
-                     struct err *err)
+static int open_http(struct controller *c, const struct options *o, struct auth *auth, struct audit *audit,
+                     struct http **http, struct err *err)
 {
     bool loopback;
-    struct http_config config = {.token = *o->token ? o->token : NULL, .audit = audit};
+    struct http_config config = {.auth = auth, .audit = audit};
     own_fd int fd = http_listen(o->bind, &loopback, &config.over_unix, err);
     if (fd < 0)
         return fd;
-    if (!loopback && !config.token)
+    if (!loopback && !auth)
         return err_say(err, EINVAL, "--bind %s is open to others than this host: it needs a --token-file", o->bind);
     config.listen_fd = fd;
     int rc = http_start(c, &config, http, err);
@@ -174,14 +174,21 @@ static int open_http(struct controller *c, const struct options *o, struct audit
     return rc;
 }
 
-/* Returns the signal that ends this controller. */
-static int wait_for_end(const sigset_t *awaited, struct audit *audit)
+static void read_anew(struct auth *auth, struct audit *audit)
 {
     struct err err;
+    if (audit_reopen(audit, &err) < 0)
+        log_error("%s", err.text);
+    if (auth_reload(auth, &err) < 0)
+        log_error("%s; the tokens of before stay in force", err.text);
+}
+
+/* Returns the signal that ends this controller. */
+static int wait_for_end(const sigset_t *awaited, struct auth *auth, struct audit *audit)
+{
     int signal = 0;
     while (sigwait(awaited, &signal) == 0 && signal == SIGHUP)
-        if (audit_reopen(audit, &err) < 0)
-            log_error("%s", err.text);
+        read_anew(auth, audit);
     return signal;
 }
 
@@ -197,18 +204,21 @@ static void tell_ready(int fd)
 static int serve(const struct options *o, const sigset_t *awaited, struct err *err)
 {
     struct controller c = {.run = {.fd = -1, .ready_fd = -1}, .cgroup = -1};
+    struct auth *auth = NULL;
     struct audit *audit = NULL;
     struct http *http = NULL;
     fleet_init(&c.fleet);
-    int rc = open_audit(o, &audit, err);
+    int rc = auth_open(o->token_file, &auth, err);
+    if (rc == 0)
+        rc = open_audit(o, &audit, err);
     if (rc == 0)
         rc = open_controller(&c, o, err);
     if (rc == 0)
-        rc = open_http(&c, o, audit, &http, err);
+        rc = open_http(&c, o, auth, audit, &http, err);
     if (rc == 0) {
         log_info("listening on %s", o->bind);
         tell_ready(o->ready_fd);
-        bool everything = wait_for_end(awaited, audit) == SIGUSR1 || o->kill_on_exit;
+        bool everything = wait_for_end(awaited, auth, audit) == SIGUSR1 || o->kill_on_exit;
         unsigned left = http_drain(http, DRAIN_SECS);
         if (left) {
             /* Their threads hold what would be torn down here; the registry tells the next controller. */
@@ -223,6 +233,7 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
         unlink(o->bind + 5);
     close_controller(&c);
     audit_close(audit);
+    auth_close(auth);
     return rc;
 }
 
@@ -243,7 +254,7 @@ int main(int argc, char **argv)
     }
     raise_limits();
     prepare_signals(&awaited);
-    if (options_load_token(&options, &err) < 0 || serve(&options, &awaited, &err) < 0) {
+    if (serve(&options, &awaited, &err) < 0) {
         log_error("%s", err.text);
         return 1;
     }

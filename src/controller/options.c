@@ -19,14 +19,14 @@ static const char help[] =
     "  --state FILE         the registry; sockets lie beside it (FORKD_STATE; /var/lib/forkd/state.db)\n"
     "  --snapshot-root DIR  where snapshots are kept (FORKD_SNAPSHOT_ROOT; /var/lib/forkd/snapshots as root)\n"
     "  --audit-log FILE     one JSON line per request (FORKD_AUDIT_LOG; /var/log/forkd/audit.log)\n"
-    "  --token-file FILE    the bearer token that requests must carry (FORKD_TOKEN_FILE)\n"
+    "  --token-file FILE    the tokens that requests must carry one of (FORKD_TOKEN_FILE)\n"
     "  --spawns-at-once N   children of one request in flight (two per CPU)\n"
     "  --kill-on-exit       end sandboxes and templates with the controller; without it they live on\n"
     "  --ready-fd FD        gets one byte when requests are served, for whoever starts this\n"
     "  --version, --help\n"
     "\n"
     "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGUSR1 ends them\n"
-    "and all templates as well; SIGHUP reopens the audit log.\n";
+    "and all templates as well; SIGHUP reopens the audit log and reads the tokens anew.\n";
 
 enum {
     OPT_BIND = 1,
@@ -181,24 +181,4 @@ enum options_result options_parse(int argc, char **argv, struct options *o, stru
     if (!o->audit_log)
         o->audit_log = "/var/log/forkd/audit.log";
     return OPTIONS_SERVE;
-}
-
-int options_load_token(struct options *o, struct err *err)
-{
-    char text[TOKEN_MAX + 64];
-    if (!o->token_file)
-        return 0;
-    ssize_t n = io_read_text(AT_FDCWD, o->token_file, text, sizeof text, err);
-    if (n < 0)
-        return err_wrap(err, "the token file");
-    const char *from = text + strspn(text, " \t\r\n");
-    size_t len = strcspn(from, " \t\r\n");
-    if (from[len + strspn(from + len, " \t\r\n")] || len > TOKEN_MAX)
-        return err_say(err, EINVAL, "%s must hold one token of at most %d characters", o->token_file, TOKEN_MAX);
-    if (len < TOKEN_MIN)
-        return err_say(err, EINVAL, "the token in %s is shorter than %d bytes", o->token_file, TOKEN_MIN);
-    if (!strncmp(from, "REPLACE_ME", 10) || !strncmp(from, "CHANGE_ME", 9))
-        return err_say(err, EINVAL, "the token in %s is a placeholder; put a random one there", o->token_file);
-    snprintf(o->token, sizeof o->token, "%.*s", (int)len, from);
-    return 0;
 }

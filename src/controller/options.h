@@ -7,8 +7,6 @@
 #include <limits.h>
 #include <stdbool.h>
 
-enum { TOKEN_MIN = 16, TOKEN_MAX = 4096 };
-
 struct options {
     const char *bind;
     char state[PATH_MAX]; /* a file */
@@ -16,8 +14,7 @@ struct options {
     const char *audit_log;
     bool audit_log_chosen; /* not just the default */
     const char *token_file;
-    char token[TOKEN_MAX + 1]; /* "" without --token-file */
-    unsigned spawns_at_once;   /* 0: two per CPU */
+    unsigned spawns_at_once; /* 0: two per CPU */
     bool kill_on_exit;
     int ready_fd; /* gets a byte when requests are served; -1: none */
 };
@@ -26,7 +23,5 @@ enum options_result { OPTIONS_SERVE, OPTIONS_DONE, OPTIONS_WRONG };
 
 /* OPTIONS_DONE: help or version was printed. OPTIONS_WRONG: err says what; the exit status is 2. */
 enum options_result options_parse(int argc, char **argv, struct options *options, struct err *err);
-/* Reads the token file: whitespace around the token is dropped; a placeholder or a short one is refused. */
-int options_load_token(struct options *options, struct err *err);
 
 #endif

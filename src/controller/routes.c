@@ -242,20 +242,22 @@ static void sandbox_post_resume(struct controller *c, const struct call *call, s
     sandbox_unref(&c->fleet, b);
 }
 
+/* Reading is for all; what lives and dies with sandboxes is for those who run things; what others' sandboxes are
+ * made from is the administrator's. */
 static const struct route routes[] = {
-    {"GET", {"healthz"}, ROUTE_QUICK, healthz},
-    {"GET", {"version"}, ROUTE_QUICK, version},
-    {"GET", {"v1", "snapshots"}, ROUTE_QUICK, snapshots_list},
-    {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, snapshots_post},
-    {"DELETE", {"v1", "snapshots", ":"}, ROUTE_ACTING, snapshot_remove},
-    {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, sandboxes_list},
-    {"POST", {"v1", "sandboxes"}, ROUTE_ACTING, sandboxes_post},
-    {"GET", {"v1", "sandboxes", ":"}, ROUTE_QUICK, sandbox_get},
-    {"DELETE", {"v1", "sandboxes", ":"}, ROUTE_ACTING, sandbox_delete},
-    {"POST", {"v1", "sandboxes", ":", "ping"}, ROUTE_PATIENT, sandbox_ping},
-    {"POST", {"v1", "sandboxes", ":", "exec"}, ROUTE_PATIENT, sandbox_exec},
-    {"POST", {"v1", "sandboxes", ":", "eval"}, ROUTE_PATIENT, sandbox_eval},
-    {"POST", {"v1", "sandboxes", ":", "resume"}, ROUTE_ACTING, sandbox_post_resume},
+    {"GET", {"healthz"}, ROUTE_QUICK, RIGHT_NONE, healthz},
+    {"GET", {"version"}, ROUTE_QUICK, RIGHT_READ, version},
+    {"GET", {"v1", "snapshots"}, ROUTE_QUICK, RIGHT_READ, snapshots_list},
+    {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},
+    {"DELETE", {"v1", "snapshots", ":"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
+    {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_READ, sandboxes_list},
+    {"POST", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_RUN, sandboxes_post},
+    {"GET", {"v1", "sandboxes", ":"}, ROUTE_QUICK, RIGHT_READ, sandbox_get},
+    {"DELETE", {"v1", "sandboxes", ":"}, ROUTE_ACTING, RIGHT_RUN, sandbox_delete},
+    {"POST", {"v1", "sandboxes", ":", "ping"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_ping},
+    {"POST", {"v1", "sandboxes", ":", "exec"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_exec},
+    {"POST", {"v1", "sandboxes", ":", "eval"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_eval},
+    {"POST", {"v1", "sandboxes", ":", "resume"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_resume},
 };
 
 static bool path_matches(const struct route *route, const struct rest_target *target, const char **param)

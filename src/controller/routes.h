@@ -2,6 +2,7 @@
 #ifndef FORKD_CONTROLLER_ROUTES_H
 #define FORKD_CONTROLLER_ROUTES_H
 
+#include "controller/auth.h"
 #include "controller/controller.h"
 #include "proto/rest.h"
 
@@ -31,6 +32,7 @@ struct route {
     const char *method;
     const char *path[5];  /* parts; ":" matches any one */
     enum route_pace pace; /* quick ones are answered on the HTTP thread, others by a worker of that kind */
+    enum right right;     /* what a token must have */
     void (*fn)(struct controller *c, const struct call *call, struct reply *reply);
 };
 

@@ -6,18 +6,9 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 
-from harness import CONTROLLER, Connection, case, main, until
-
-
-def refuses(c, *flags, words, env=None, status=1):
-    """The controller does not start, and says so."""
-    full = {**os.environ, 'FORKD_VMM': c.vmm, **(env or {})}
-    defaults = ['--bind', 'unix:' + c.socket, '--state', c.state, '--audit-log', c.audit]
-    run = subprocess.run([CONTROLLER, 'serve', *defaults, *flags], env=full, capture_output=True, text=True, timeout=60,
-                         check=False)
-    assert run.returncode == status and words in run.stderr, (run.returncode, run.stderr)
+from harness import Connection, case, main, until
+from refusals import refuses
 
 
 @case(start=False)
@@ -76,40 +67,6 @@ def bad_flags_are_usage_errors(c):
 @case(start=False)
 def a_missing_vmm_is_named(c):
     refuses(c, words='FORKD_VMM=/none: No such file or directory', env={'FORKD_VMM': '/none'})
-
-
-def token_file(c, text):
-    path = os.path.join(c.dir, 'token')
-    with open(path, 'w', encoding='utf-8') as file:
-        file.write(text)
-    return path
-
-
-@case(start=False)
-def weak_tokens_are_refused(c):
-    for text, words in (('short', 'is shorter than 16 bytes'), ('REPLACE_ME_WITH_SOMETHING', 'is a placeholder'),
-                        ('CHANGE_ME_CHANGE_ME', 'is a placeholder'), ('two words of a token', 'must hold one token')):
-        refuses(c, '--token-file', token_file(c, text), words=words)
-    refuses(c, '--token-file', '/none', words='/none')
-
-
-@case(start=False)
-def a_token_is_asked_for_everywhere_but_at_healthz(c):
-    token = 'a-token-of-some-length'
-    c.flags = ['--token-file', token_file(c, token + '\n')]
-    c.start()
-    good = {'Authorization': 'Bearer ' + token}
-    assert c.get('/healthz')[0] == 200
-    assert c.get('/version') == (401, {'error': 'missing bearer token'})
-    assert c.get('/none') == (401, {'error': 'missing bearer token'})
-    for wrong in ('x', token[:-1], token + 'x', token.upper(), ''):
-        assert c.call('GET', '/version', None, {'Authorization': 'Bearer ' + wrong})[0] == 401
-    assert c.call('GET', '/version', None, {'Authorization': 'Bearer ' + wrong})[1]['error'] == 'invalid bearer token'
-    assert c.call('GET', '/version', None, {'Authorization': 'Basic ' + token})[0] == 401
-    assert c.call('GET', '/version', None, good)[0] == 200
-    assert c.call('GET', '/version', None, {'Authorization': 'bearer ' + token})[0] == 200
-    assert c.call('GET', '/none', None, good)[0] == 404
-    assert c.stop() == 0
 
 
 @case()
