@@ -141,7 +141,8 @@ static _Noreturn void template_main(struct run *run)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent)
             _exit(1);
-        int rc = branch_target_run(&run->rig.m, peer, run->source_memory, run->o->verify, &run->shared->report, &err);
+        int rc =
+            branch_target_run(&run->rig.m, NULL, peer, run->source_memory, run->o->verify, &run->shared->report, &err);
         if (rc < 0)
             say_failed(run, &err);
         close(peer);

@@ -8,19 +8,21 @@
  *   HELLO (shared memfd, layers, instant) --------->  maps it; the bitmap begins with what that instant lacks
  *   FETCH  -------------------------------------->   adds what was written since; answers FETCHED
  *   reads those pages, and again, while the guest runs, until few are left, they stop shrinking, or ROUNDS_MAX
- *   PARK  --------------------------------------->   parks, saves CPUs and devices; freezes the disk; fetches the
- *                                                     last pages; answers PARKED (layers the target lacks)
- *   reads the last pages into touched memory
- *   RESUME  ------------------------------------->   runs on; answers RESUMED (the instant)
- *   puts the pages in place, unpacks the state: it is the template
- *   DONE  --------------------------------------->   since the last branch: nothing
+ *   PARK  --------------------------------------->   parks, saves CPUs and devices; freezes the disk; fetches the last
+ *                                                     pages and copies them into the shared stage (stage.h); runs
+ *                                                     on; answers PARKED (layers the target lacks), RESUMED (the
+ * instant) puts the pages in place, unpacks the state: it is the template DONE --------------------------------------->
+ * since the last branch: nothing
+ *
+ * So in the pause nobody waits for another process. Only where more pages are left than the stage holds, or the target
+ * asked to compare all memory, the source stands still after PARKED until the target says RESUME.
  *
  * Phases of the pause, as the source sees them: kick (orders given until all CPUs stand), save (their state, the
- * disk's freeze, devices), log (the last fetch), pages (the target reads), resume.
+ * disk's freeze, devices), log (the last fetch), pages (copied, and read by the target), resume.
  *
  * Invariants.
- * 1. Whatever the target does, the source runs on: it resumes on RESUME, on the end of the socket, and after
- *    PAUSE_MAX_MS.
+ * 1. Whatever the target does, the source runs on: where it waits it resumes on RESUME, on the end of the socket, and
+ *    after PAUSE_MAX_MS. A source that was stopped because its disk is full stays so.
  * 2. Between the last fetch and RESUME nothing writes to the source's memory but requests in flight, whose pages the
  *    branch reads half written and whose requests it does again.
  * 3. A branch that fails loses nothing: what was fetched stays since the last branch until DONE.
@@ -29,15 +31,16 @@
 #ifndef FORKD_SNAP_BRANCH_H
 #define FORKD_SNAP_BRANCH_H
 
+#include "snap/branch_wire.h"
+#include "snap/content.h"
 #include "sys/loop.h"
 #include "vm/dirty.h"
 #include "vm/machine.h"
 
 enum {
-    BRANCH_ROUNDS_MAX = 8,
-    BRANCH_FEW_PAGES = 300,     /* left for the pause: about 0.3 ms of reading */
+    BRANCH_ROUNDS_MAX = 40,
+    BRANCH_FEW_PAGES = 100,     /* left for the pause: some 30 us of copying */
     BRANCH_PAUSE_MAX_MS = 5000, /* a target that says nothing for so long is given up */
-    BRANCH_LAYERS_MAX = 14,     /* layers one branch can hand over */
 };
 
 struct branch_report {
@@ -56,11 +59,7 @@ struct branch_source {
     struct dirty *dirty;
     struct loop_source peer; /* the socket to the target; closed by the branch */
     int layer_fd;            /* the private layer after the freeze, or -1 */
-    void *shared;
-    size_t shared_bytes;
-    uint64_t *bitmap;
-    uint8_t *state;
-    size_t state_cap;
+    struct branch_shared shared;
     unsigned target_layers;
     bool captured; /* the pause is over: DONE is all that may come */
 };
@@ -76,9 +75,10 @@ void branch_source_init(struct branch_source *b);
 /* --- target --- */
 
 /* Brings the plain machine *m, a fork of the last template's, to the source's state: *m is replaced by a machine on
- * the same memory. `peer` and `memory_fd`, the source's memory, stay the caller's. With `compare` all memory is
- * compared during the pause. On failure the process is of no use and must end. */
-int branch_target_run(struct machine **m, int peer, int memory_fd, bool compare, struct branch_report *report,
-                      struct err *err);
+ * the same memory, and `content` (NULL: nobody asks) tells what is its own. `peer` and `memory_fd`, the source's
+ * memory, stay the caller's. With `compare` all memory is compared during the pause. On failure the process is of no
+ * use and must end. */
+int branch_target_run(struct machine **m, struct content *content, int peer, int memory_fd, bool compare,
+                      struct branch_report *report, struct err *err);
 
 #endif

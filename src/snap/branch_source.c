@@ -3,7 +3,7 @@
  * States, by what the target says next:
  *   strange   nothing is mapped; only HELLO is allowed
  *   known     the shared memfd is mapped; FETCH is allowed in any number, then PARK
- *   (paused)  not a state of the loop: the pause is one function that returns with the guest running
+ *   (paused)  not a state of the loop: the pause is one function that returns with the guest as it was
  *   captured  the target was told that the guest runs on; only DONE is allowed: pages fetched after the pause, or
  *             never, would be forgotten with it
  * Anything else, or the end of the socket, ends the branch. */
@@ -11,13 +11,10 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "snap/branch.h"
-#include "snap/branch_wire.h"
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <string.h>
 
 void branch_source_init(struct branch_source *b)
 {
@@ -31,48 +28,45 @@ void branch_source_end(struct branch_source *b)
         loop_remove(b->machine->host.loop, &b->peer);
     fd_close(&peer);
     fd_close(&b->layer_fd);
-    if (b->shared)
-        munmap(b->shared, b->shared_bytes);
+    branch_shared_unmap(&b->shared);
     branch_source_init(b);
 }
 
-/* The target's memfd: of the size its contents need, and sealed so that it cannot shrink under us. */
+/* What is first touched in the pause costs the host's page allocation there: so the state is written once before. */
+static int rehearse(struct branch_source *b, struct err *err)
+{
+    int64_t len = machine_state_write(b->machine, b->shared.state, b->shared.state_room, err);
+    return len < 0 ? (int)len : 0;
+}
+
 static int share(struct branch_source *b, const struct branch_message *m, int fd, struct err *err)
 {
-    uint64_t bitmap = branch_bitmap_bytes(gmem_pages(&b->machine->gmem));
-    struct stat st;
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (m->a < machine_state_bound(b->machine) || m->a > STATE_FILE_MAX || m->b > DISK_LAYERS_MAX)
+    if (m->state_bytes < machine_state_bound(b->machine) || m->state_bytes > STATE_FILE_MAX ||
+        m->layers > DISK_LAYERS_MAX)
         return err_say(err, EPROTO, "the target of the branch is of another machine");
-    if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0 || (uint64_t)st.st_size != bitmap + m->a)
-        return err_say(err, EPROTO, "what the target of the branch shares is not what it should be");
-    void *map = mmap(NULL, bitmap + m->a, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
-        return err_set(err, errno, "map what the target of the branch shares");
-    b->shared = map;
-    b->shared_bytes = bitmap + m->a;
-    b->bitmap = map;
-    b->state = (uint8_t *)map + bitmap;
-    b->state_cap = m->a;
-    b->target_layers = (unsigned)m->b;
-    const struct machine_instant have = {m->t[0], m->t[1]};
-    return dirty_add_since(b->dirty, have, b->bitmap, err);
+    int rc = branch_shared_map(&b->shared, gmem_pages(&b->machine->gmem), m->state_bytes, fd, err);
+    if (rc < 0)
+        return rc;
+    b->target_layers = m->layers;
+    const struct machine_instant have = {m->instant_source, m->instant_number};
+    rc = dirty_add_since(b->dirty, have, b->shared.wanted, err);
+    return rc < 0 ? rc : rehearse(b, err);
 }
 
 static uint64_t count_pages(const struct branch_source *b)
 {
     uint64_t count = 0;
     for (size_t i = 0; i < b->dirty->words; i++)
-        count += (uint64_t)__builtin_popcountll(b->bitmap[i]);
+        count += (uint64_t)__builtin_popcountll(b->shared.wanted[i]);
     return count;
 }
 
 static int fetch(struct branch_source *b, struct err *err)
 {
-    int rc = dirty_fetch(b->dirty, b->machine, b->bitmap, err);
+    int rc = dirty_fetch(b->dirty, b->machine, b->shared.wanted, err);
     if (rc < 0)
         return rc;
-    struct branch_message reply = {.word = BRANCH_FETCHED, .a = count_pages(b)};
+    struct branch_message reply = {.word = BRANCH_FETCHED, .wanted = count_pages(b)};
     return branch_send(b->peer.fd, &reply, NULL, 0, err);
 }
 
@@ -84,7 +78,7 @@ static int layers_for_target(const struct branch_source *b, int *fds, unsigned *
     if (!b->machine->config.disk || disk->private_layer < 0)
         return 0;
     unsigned frozen = (unsigned)disk->private_layer;
-    if (b->target_layers > frozen || frozen - b->target_layers > BRANCH_LAYERS_MAX)
+    if (b->target_layers > frozen || frozen - b->target_layers > BRANCH_FDS_MAX)
         return err_say(err, EPROTO, "the target of the branch has %u layers of %u", b->target_layers, frozen);
     for (unsigned i = b->target_layers; i < frozen; i++)
         fds[(*count)++] = disk->layer_fd[i];
@@ -104,25 +98,31 @@ static int freeze(struct branch_source *b, struct err *err)
     return rc;
 }
 
-/* With the CPUs parked: save, freeze, fetch. Memory, CPUs, devices and disk are of this instant. */
+/* With the CPUs parked: save, freeze, fetch, copy. Memory, CPUs, devices and disk are of this instant. */
 static int capture(struct branch_source *b, struct branch_message *reply, int *fds, unsigned *count, struct err *err)
 {
     struct machine *m = b->machine;
     uint64_t began = clock_monotonic_ns();
     /* Saved before it is frozen: the state names the layers there are now, which the target gets, and not the one
      * that only the source will have. */
-    int64_t len = machine_state_write(m, b->state, b->state_cap, err);
+    int64_t len = machine_state_write(m, b->shared.state, b->shared.state_room, err);
     int rc = len < 0 ? (int)len : freeze(b, err);
     uint64_t saved = clock_monotonic_ns();
     if (rc == 0)
-        rc = dirty_fetch(b->dirty, m, b->bitmap, err);
+        rc = dirty_fetch(b->dirty, m, b->shared.wanted, err);
     if (rc == 0)
         rc = layers_for_target(b, fds, count, err);
-    reply->a = (uint64_t)len;
-    reply->b = count_pages(b);
-    reply->t[1] += saved - began;
-    reply->t[2] = clock_monotonic_ns() - saved;
-    return rc;
+    if (rc < 0)
+        return rc;
+    uint64_t fetched = clock_monotonic_ns();
+    reply->state_bytes = (uint64_t)len;
+    reply->staged = stage_fill(&b->shared.stage, m->gmem.base, b->shared.wanted, b->dirty->words);
+    if (reply->staged == STAGE_PAGES)
+        reply->wanted = count_pages(b);
+    reply->save_ns = saved - began;
+    reply->log_ns = fetched - saved;
+    reply->pages_ns = clock_monotonic_ns() - fetched;
+    return 0;
 }
 
 /* Until the target has read the last pages, or is not heard of: invariant 1. */
@@ -134,46 +134,61 @@ static bool wait_for_resume(const struct branch_source *b)
     return branch_recv(b->peer.fd, &m, NULL, &none, until, NULL) == 1 && m.word == BRANCH_RESUME;
 }
 
-/* The pause. Must: leave the guest running, whatever happens. Must not: wait for anything but CPUs and the target. */
-static int pause_and_capture(struct branch_source *b, struct err *err)
+/* After the pause: what the target needs to name what it has become. */
+static int tell_resumed(struct branch_source *b, uint64_t resume_ns, struct err *err)
+{
+    const struct machine_instant instant = dirty_capture(b->dirty);
+    struct branch_message m = {.word = BRANCH_RESUMED,
+                               .instant_source = instant.source,
+                               .instant_number = instant.number,
+                               .layers = b->dirty->birth_layers,
+                               .resume_ns = resume_ns};
+    b->captured = true;
+    memcpy(b->shared.diff, b->dirty->since_birth, b->dirty->words * sizeof(uint64_t));
+    return branch_send(b->peer.fd, &m, NULL, 0, err);
+}
+
+/* The pause. Must: leave the guest as it found it, whatever happens: running, or stopped where its disk is full, for
+ * that is its owner's to end. Must not: wait for anything but CPUs, unless the target has something to read. */
+static int pause_and_capture(struct branch_source *b, bool hold, struct err *err)
 {
     struct machine *m = b->machine;
     struct branch_message reply = {.word = BRANCH_PARKED};
     int fds[BRANCH_FDS_MAX];
     unsigned count = 0;
     struct err ignored = {0};
+    bool ran = m->phase == MACHINE_RUNNING, told = false;
     uint64_t began = clock_monotonic_ns();
     int rc = machine_park(m, true, err);
-    uint64_t parked = clock_monotonic_ns();
-    reply.t[0] = parked - began;
+    reply.kick_ns = clock_monotonic_ns() - began;
     if (rc == 0)
         rc = capture(b, &reply, fds, &count, err);
-    if (rc == 0)
+    if (rc == 0 && (hold || reply.wanted)) {
         rc = branch_send(b->peer.fd, &reply, fds, count, err);
-    bool asked = rc == 0 && wait_for_resume(b);
+        told = rc == 0;
+        if (told && !wait_for_resume(b))
+            rc = err_say(err, ETIMEDOUT, "the target of the branch did not end the pause");
+    }
     uint64_t resuming = clock_monotonic_ns();
-    int resumed = machine_resume(m, rc == 0 ? err : &ignored);
+    int resumed = ran ? machine_resume(m, rc == 0 ? err : &ignored) : 0;
+    uint64_t resume_ns = clock_monotonic_ns() - resuming;
     if (rc < 0 || resumed < 0)
         return rc < 0 ? rc : resumed;
-    if (!asked)
-        return err_say(err, ETIMEDOUT, "the target of the branch did not end the pause");
-    const struct machine_instant instant = dirty_capture(b->dirty);
-    b->captured = true;
-    struct branch_message resumed_message = {
-        .word = BRANCH_RESUMED, .a = instant.source, .b = instant.number, .t = {clock_monotonic_ns() - resuming}};
-    return branch_send(b->peer.fd, &resumed_message, NULL, 0, err);
+    if (!told)
+        rc = branch_send(b->peer.fd, &reply, fds, count, err);
+    return rc < 0 ? rc : tell_resumed(b, resume_ns, err);
 }
 
 static int obey(struct branch_source *b, const struct branch_message *m, const int *fds, unsigned count,
                 struct err *err)
 {
-    if (!b->shared)
+    if (!b->shared.map)
         return m->word == BRANCH_HELLO && count == 1 ? share(b, m, fds[0], err)
                                                      : err_say(err, EPROTO, "the target of the branch said no HELLO");
     if (m->word == BRANCH_FETCH && !b->captured)
         return fetch(b, err);
     if (m->word == BRANCH_PARK && !b->captured)
-        return pause_and_capture(b, err);
+        return pause_and_capture(b, m->hold, err);
     if (m->word != BRANCH_DONE || !b->captured)
         return err_say(err, EPROTO, "the target of the branch said %d %s the pause", m->word,
                        b->captured ? "after" : "before");
@@ -199,7 +214,7 @@ static void on_peer(struct loop_source *source, uint32_t events)
         rc = err_say(&err, EPIPE, "the target of the branch ended");
     }
     if (rc != -ESHUTDOWN) {
-        struct branch_message sorry = {.word = BRANCH_SORRY, .a = (uint64_t)-rc};
+        struct branch_message sorry = {.word = BRANCH_SORRY, .code = (uint32_t)-rc};
         log_warn("branch: %s", err.text);
         branch_send(source->fd, &sorry, NULL, 0, NULL);
     }

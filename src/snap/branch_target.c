@@ -2,46 +2,34 @@
 #include "base/clock.h"
 #include "base/own.h"
 #include "snap/branch.h"
-#include "snap/branch_wire.h"
 #include "snap/machine_state.h"
 #include "snap/stream.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { PATIENCE_SECONDS = 30 };
 
 struct target {
     struct machine *machine;
+    struct content *content; /* NULL: nobody asks */
     int peer;
     struct stream stream;
-    uint8_t *shared;
-    uint64_t bitmap_bytes, state_cap;
+    struct branch_shared shared;
     uint64_t state_len;
+    unsigned staged;
     unsigned layers; /* descriptors that came with PARKED */
     int layer_fd[BRANCH_FDS_MAX];
+    unsigned birth_layers;
     struct machine_instant instant; /* what it becomes */
 };
 
-static uint64_t *bitmap(const struct target *t)
+/* Hears an answer of that kind. */
+static int hear(struct target *t, enum branch_word wanted, struct branch_message *answer, struct err *err)
 {
-    return (uint64_t *)(void *)t->shared;
-}
-
-/* Asks, and hears an answer of that kind. */
-static int ask(struct target *t, enum branch_word word, enum branch_word wanted, struct branch_message *answer,
-               struct err *err)
-{
-    struct branch_message m = {.word = word};
-    int rc = branch_send(t->peer, &m, NULL, 0, err);
-    /* A source that hung up has said why: that word still lies in our socket. */
-    if (rc < 0 && rc != -EPIPE && rc != -ECONNRESET)
-        return rc;
     int fds[BRANCH_FDS_MAX];
     unsigned count = BRANCH_FDS_MAX;
-    rc = branch_recv(t->peer, answer, fds, &count, clock_monotonic_ns() + PATIENCE_SECONDS * NS_PER_SEC, err);
+    int rc = branch_recv(t->peer, answer, fds, &count, clock_monotonic_ns() + PATIENCE_SECONDS * NS_PER_SEC, err);
     if (rc < 0)
         return rc;
     if (rc == 0)
@@ -54,85 +42,131 @@ static int ask(struct target *t, enum branch_word word, enum branch_word wanted,
     for (unsigned i = 0; i < count; i++)
         close(fds[i]);
     if (answer->word == BRANCH_SORRY)
-        return err_say(err, answer->a && answer->a < 4096 ? (int)answer->a : EIO,
-                       "the source could not be branched: %s", strerrordesc_np((int)(answer->a & 4095)));
+        return err_say(err, answer->code && answer->code < 4096 ? (int)answer->code : EIO,
+                       "the source could not be branched: %s", strerrordesc_np((int)(answer->code & 4095)));
     if (answer->word != wanted)
         return err_say(err, EPROTO, "the source of the branch answered %d instead of %d", answer->word, wanted);
     return 0;
 }
 
-static int share(struct target *t, struct err *err)
+static int ask(struct target *t, const struct branch_message *question, enum branch_word wanted,
+               struct branch_message *answer, struct err *err)
 {
-    t->bitmap_bytes = branch_bitmap_bytes(gmem_pages(&t->machine->gmem));
-    t->state_cap = machine_state_bound(t->machine); /* the source's too: its disk has as many blocks */
-    own_fd int fd = memfd_create("forkd-branch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0 || ftruncate(fd, (off_t)(t->bitmap_bytes + t->state_cap)) < 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-        return err_set(err, errno, "make what the branch shares");
-    void *map = mmap(NULL, t->bitmap_bytes + t->state_cap, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
-        return err_set(err, errno, "map what the branch shares");
-    t->shared = map;
-    const struct machine_instant *have = &t->machine->instant;
-    struct branch_message hello = {.word = BRANCH_HELLO,
-                                   .a = t->state_cap,
-                                   .b = t->machine->config.disk ? t->machine->disk.opened : 0,
-                                   .t = {have->source, have->number}};
-    return branch_send(t->peer, &hello, &fd, 1, err);
+    int rc = branch_send(t->peer, question, NULL, 0, err);
+    /* A source that hung up has said why: that word still lies in our socket. */
+    if (rc < 0 && rc != -EPIPE && rc != -ECONNRESET)
+        return rc;
+    return hear(t, wanted, answer, err);
 }
 
-/* While the source runs. Ends when few pages are left, when they stop shrinking, or at the limit. */
+static int share(struct target *t, struct err *err)
+{
+    const struct machine_instant *have = &t->machine->instant;
+    struct branch_message hello = {.word = BRANCH_HELLO,
+                                   /* The source's too: its disk has as many blocks. */
+                                   .state_bytes = machine_state_bound(t->machine),
+                                   .layers = t->machine->config.disk ? t->machine->disk.opened : 0,
+                                   .instant_source = have->source,
+                                   .instant_number = have->number};
+    own_fd int fd = -1;
+    int rc = branch_shared_make(&t->shared, gmem_pages(&t->machine->gmem), hello.state_bytes, &fd, err);
+    return rc < 0 ? rc : branch_send(t->peer, &hello, &fd, 1, err);
+}
+
+/* What was wanted is its own from here on. */
+static int64_t copy(struct target *t, struct err *err)
+{
+    for (size_t i = 0; t->content && i < t->content->words; i++)
+        if (t->shared.wanted[i])
+            t->content->own[i] |= t->shared.wanted[i];
+    return stream_copy(&t->stream, t->shared.wanted, err);
+}
+
+/* Whether another round would not help. A round that brought pages for the first time took the host's page allocation,
+ * and the guest wrote that much longer; the next one over the same pages is many times quicker. So a count that does
+ * not shrink says something only when it happens again and again, or when the pause is short already. */
+struct convergence {
+    uint64_t least;
+    unsigned idle; /* rounds since the least shrank by an eighth */
+};
+
+static bool converged(struct convergence *c, uint64_t wanted)
+{
+    enum { IDLE_ROUNDS = 6, IDLE_ROUNDS_SHORT = 2 };
+    if (wanted <= BRANCH_FEW_PAGES)
+        return true;
+    if (wanted < c->least - c->least / 8) {
+        c->least = wanted;
+        c->idle = 0;
+        return false;
+    }
+    return ++c->idle >= (wanted <= STAGE_PAGES ? IDLE_ROUNDS_SHORT : IDLE_ROUNDS);
+}
+
+/* While the source runs. Fetched pages stay in the bitmap: the pause reads them if no round does. */
 static int rounds(struct target *t, struct branch_report *report, struct err *err)
 {
-    uint64_t before = UINT64_MAX;
-    for (unsigned round = 0; round < BRANCH_ROUNDS_MAX; round++) {
+    struct convergence convergence = {.least = UINT64_MAX};
+    for (; report->rounds < BRANCH_ROUNDS_MAX; report->rounds++) {
         struct branch_message answer;
-        int rc = ask(t, BRANCH_FETCH, BRANCH_FETCHED, &answer, err);
+        int rc = ask(t, &(struct branch_message){.word = BRANCH_FETCH}, BRANCH_FETCHED, &answer, err);
         if (rc < 0)
             return rc;
-        /* Fetched pages stay in the bitmap: the pause reads them if no round does. */
-        if (answer.a < BRANCH_FEW_PAGES || (round > 1 && answer.a > before - before / 10))
+        if (converged(&convergence, answer.wanted))
             return 0;
-        before = answer.a;
-        int64_t pages = stream_copy(&t->stream, bitmap(t), err);
+        int64_t pages = copy(t, err);
         if (pages < 0)
             return (int)pages;
         report->pages_streamed += (uint64_t)pages;
-        report->rounds++;
     }
     return 0;
+}
+
+/* The source stands still until RESUME. Must not: anything but read. */
+static int read_the_rest(struct target *t, bool compare, struct branch_report *report, struct err *err)
+{
+    uint64_t began = clock_monotonic_ns();
+    int64_t pages = copy(t, err);
+    if (pages < 0)
+        return (int)pages;
+    report->pages_in_pause += (uint64_t)pages;
+    report->pages_ns += clock_monotonic_ns() - began;
+    if (!compare)
+        return 0;
+    int rc = stage_place(&t->shared.stage, t->staged, t->stream.into, t->stream.pages, NULL, err);
+    if (rc == 0)
+        report->pages_differing = stream_compare(&t->stream, err);
+    return rc < 0 ? rc : report->pages_differing < 0 ? (int)report->pages_differing : 0;
 }
 
 static int the_pause(struct target *t, bool compare, struct branch_report *report, struct err *err)
 {
     struct branch_message answer;
-    int rc = ask(t, BRANCH_PARK, BRANCH_PARKED, &answer, err);
+    int rc = ask(t, &(struct branch_message){.word = BRANCH_PARK, .hold = compare}, BRANCH_PARKED, &answer, err);
     if (rc < 0)
         return rc;
-    if (answer.a > t->state_cap)
+    if (answer.state_bytes > t->shared.state_room)
         return err_say(err, EPROTO, "the source's state is longer than its room");
-    t->state_len = answer.a;
-    report->kick_ns = answer.t[0];
-    report->save_ns = answer.t[1];
-    report->log_ns = answer.t[2];
-    uint64_t began = clock_monotonic_ns();
-    int64_t pages = stream_stage(&t->stream, bitmap(t), err);
-    if (pages < 0)
-        return (int)pages;
-    report->pages_in_pause = (uint64_t)pages;
-    report->pages_ns = clock_monotonic_ns() - began;
+    t->state_len = answer.state_bytes;
+    t->staged = answer.staged;
+    report->kick_ns = answer.kick_ns;
+    report->save_ns = answer.save_ns;
+    report->log_ns = answer.log_ns;
+    report->pages_ns = answer.pages_ns;
+    report->pages_in_pause = answer.staged;
     report->pages_differing = -1;
-    if (compare) {
-        stream_place(&t->stream);
-        report->pages_differing = stream_compare(&t->stream, err);
-        if (report->pages_differing < 0)
-            return (int)report->pages_differing;
-    }
-    rc = ask(t, BRANCH_RESUME, BRANCH_RESUMED, &answer, err);
+    bool held = compare || answer.wanted;
+    if (held)
+        rc = read_the_rest(t, compare, report, err);
+    if (rc == 0 && held)
+        rc = ask(t, &(struct branch_message){.word = BRANCH_RESUME}, BRANCH_RESUMED, &answer, err);
+    else if (rc == 0)
+        rc = hear(t, BRANCH_RESUMED, &answer, err);
     if (rc < 0)
         return rc;
-    report->resume_ns = answer.t[0];
-    t->instant = (struct machine_instant){answer.a, answer.b};
+    report->resume_ns = answer.resume_ns;
+    t->instant = (struct machine_instant){answer.instant_source, answer.instant_number};
+    t->birth_layers = answer.layers;
     return 0;
 }
 
@@ -150,7 +184,7 @@ static int replace_machine(struct target *t, struct err *err)
     if (!state)
         return err_set(err, ENOMEM, "read the source's state");
     /* Copied first: what is verified is what is used, whatever the source still writes there. */
-    memcpy(state, t->shared + t->bitmap_bytes, t->state_len);
+    memcpy(state, t->shared.state, t->state_len);
     int rc = machine_state_config(state, t->state_len, &config, err);
     if (rc == 0 && !same_machine(&config, &t->machine->config))
         rc = err_say(err, EPROTO, "the source is another machine than its template");
@@ -172,33 +206,44 @@ static int replace_machine(struct target *t, struct err *err)
     return 0;
 }
 
-int branch_target_run(struct machine **m, int peer, int memory_fd, bool compare, struct branch_report *report,
-                      struct err *err)
+/* With the source running again: pages in place, a machine of its state, a content of its own. */
+static int become(struct target *t, struct err *err)
 {
-    struct target t = {.machine = *m, .peer = peer};
-    *report = (struct branch_report){0};
-    const struct gmem *gmem = &t.machine->gmem;
-    /* Source and target are forks of one process: RAM is mapped at the same address in both. */
-    int rc = stream_init(&t.stream, memory_fd, (uint64_t)(uintptr_t)gmem->base, gmem->base, gmem->size, err);
+    int rc = stage_place(&t->shared.stage, t->staged, t->stream.into, t->stream.pages,
+                         t->content ? t->content->own : NULL, err);
     if (rc == 0)
-        rc = share(&t, err);
+        rc = replace_machine(t, err);
+    if (rc == 0 && t->content)
+        rc = content_set_diff(t->content, t->shared.diff, t->birth_layers, err);
+    return rc;
+}
+
+int branch_target_run(struct machine **m, struct content *content, int peer, int memory_fd, bool compare,
+                      struct branch_report *report, struct err *err)
+{
+    const struct gmem *gmem = &(*m)->gmem;
+    struct target t = {.machine = *m,
+                       .content = content,
+                       .peer = peer,
+                       /* Source and target are forks of one process: RAM is mapped at the same address in both. */
+                       .stream = {.memory_fd = memory_fd,
+                                  .source = (uint64_t)(uintptr_t)gmem->base,
+                                  .into = gmem->base,
+                                  .pages = gmem_pages(gmem)}};
+    *report = (struct branch_report){0};
+    int rc = share(&t, err);
     if (rc == 0)
         rc = rounds(&t, report, err);
     if (rc == 0)
         rc = the_pause(&t, compare, report, err);
+    if (rc == 0)
+        rc = become(&t, err);
     if (rc == 0) {
-        stream_place(&t.stream);
-        rc = replace_machine(&t, err);
-    }
-    if (rc == 0) {
-        struct branch_message done = {.word = BRANCH_DONE};
         *m = t.machine;
-        rc = branch_send(peer, &done, NULL, 0, err);
+        rc = branch_send(peer, &(struct branch_message){.word = BRANCH_DONE}, NULL, 0, err);
     }
     for (unsigned i = 0; i < t.layers; i++)
         fd_close(&t.layer_fd[i]);
-    if (t.shared)
-        munmap(t.shared, t.bitmap_bytes + t.state_cap);
-    stream_destroy(&t.stream);
+    branch_shared_unmap(&t.shared);
     return rc;
 }

@@ -1,30 +1,43 @@
-/* branch_wire.h: what source and target of a branch say to each other (branch.h). Inside of src/snap alone. */
+/* branch_wire.h: what source and target of a branch say to each other (branch.h). Inside of src/snap alone.
+ *
+ * The shared memfd, each part beginning at a page boundary:
+ *
+ *     wanted   bitmap of RAM: pages the target still has to get
+ *     diff     bitmap of RAM: pages written since the source was forked; filled with the pause
+ *     state    room for the source's state file
+ *     stage    the last pages (stage.h)
+ */
 #ifndef FORKD_SNAP_BRANCH_WIRE_H
 #define FORKD_SNAP_BRANCH_WIRE_H
 
 #include "base/err.h"
+#include "snap/stage.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum branch_word {
-    BRANCH_HELLO = 1, /* target: a = bytes of the state's room, b = layers it has, t = its instant; the shared memfd */
+    BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has, instant it has; the shared memfd */
     BRANCH_FETCH,     /* target */
-    BRANCH_FETCHED,   /* source: a = pages wanted now */
-    BRANCH_PARK,      /* target */
-    BRANCH_PARKED,    /* source: a = bytes of state, b = pages wanted; t = kick, save, log; layers */
-    BRANCH_RESUME,    /* target */
-    BRANCH_RESUMED,   /* source: a, b = the instant; t[0] = resume */
-    BRANCH_DONE,      /* target */
-    BRANCH_SORRY,     /* source: it cannot; a = errno */
+    BRANCH_FETCHED,   /* source: wanted */
+    BRANCH_PARK,      /* target: hold = pause until RESUME whatever there is to read */
+    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), staged, kick, save, log, pages; layers the target lacks */
+    BRANCH_RESUME,  /* target, where there was something to read or it asked to hold */
+    BRANCH_RESUMED, /* source: instant, layers it was forked with, resume */
+    BRANCH_DONE,    /* target */
+    BRANCH_SORRY,   /* source: it cannot; code = errno */
     BRANCH_WORDS_END
 };
 
 struct branch_message {
     enum branch_word word;
-    uint64_t a, b, t[3];
+    uint32_t code, layers, staged, hold;
+    uint64_t state_bytes, wanted;
+    uint64_t instant_source, instant_number;
+    uint64_t kick_ns, save_ns, log_ns, pages_ns, resume_ns;
 };
 
-enum { BRANCH_FDS_MAX = 15 };
+enum { BRANCH_FDS_MAX = 200 };
 
 /* Does not wait: neither side ever has more than two messages unread, and one that reads none must not stop the other,
  * a running sandbox. -ETIMEDOUT then. */
@@ -33,7 +46,20 @@ int branch_send(int sock, const struct branch_message *m, const int *fds, unsign
  * are the caller's. */
 int branch_recv(int sock, struct branch_message *m, int *fds, unsigned *count, uint64_t deadline_ns, struct err *err);
 
-/* The shared memfd: a bitmap of `pages` bits in whole words, then, at a page boundary, the state's room. */
-uint64_t branch_bitmap_bytes(uint64_t pages);
+/* One side's mapping of the shared memfd. */
+struct branch_shared {
+    uint8_t *map; /* NULL: none */
+    size_t bytes;
+    uint64_t *wanted, *diff;
+    uint8_t *state;
+    size_t state_room;
+    struct stage stage;
+};
+
+/* Target: makes the memfd, sealed so that nobody can make it shorter, with the stage's memory there. */
+int branch_shared_make(struct branch_shared *s, uint64_t pages, size_t state_room, int *fd, struct err *err);
+/* Source: maps what it was sent, if it is what it should be. */
+int branch_shared_map(struct branch_shared *s, uint64_t pages, uint64_t state_room, int fd, struct err *err);
+void branch_shared_unmap(struct branch_shared *s);
 
 #endif

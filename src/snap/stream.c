@@ -7,32 +7,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 /* /proc/PID/mem copies through one page at a time whatever is asked; larger reads only save system calls. */
 enum { RUN_PAGES = 512, COMPARE_PAGES = 256 };
-
-int stream_init(struct stream *s, int memory_fd, uint64_t source, void *into, uint64_t bytes, struct err *err)
-{
-    *s = (struct stream){.memory_fd = memory_fd, .source = source, .into = into, .pages = bytes / GMEM_PAGE};
-    void *stage = mmap(NULL, (size_t)STREAM_STAGE_PAGES * GMEM_PAGE, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    s->staged_at = calloc(STREAM_STAGE_PAGES, sizeof *s->staged_at);
-    if (stage != MAP_FAILED)
-        s->stage = stage;
-    if (s->stage && s->staged_at)
-        return 0;
-    stream_destroy(s);
-    return err_set(err, ENOMEM, "get memory for the last pages of a branch");
-}
-
-void stream_destroy(struct stream *s)
-{
-    if (s->stage)
-        munmap(s->stage, (size_t)STREAM_STAGE_PAGES * GMEM_PAGE);
-    free(s->staged_at);
-    *s = (struct stream){.memory_fd = -1};
-}
 
 static int read_pages(const struct stream *s, void *into, uint64_t page, uint64_t count, struct err *err)
 {
@@ -69,7 +46,7 @@ static void clear_run(uint64_t *bitmap, uint64_t page, uint64_t count)
         bitmap[p / 64] &= ~(UINT64_C(1) << (p % 64));
 }
 
-int64_t stream_copy(struct stream *s, uint64_t *bitmap, struct err *err)
+int64_t stream_copy(const struct stream *s, uint64_t *bitmap, struct err *err)
 {
     int64_t total = 0;
     uint64_t page = 0, count;
@@ -84,31 +61,7 @@ int64_t stream_copy(struct stream *s, uint64_t *bitmap, struct err *err)
     return total;
 }
 
-int64_t stream_stage(struct stream *s, uint64_t *bitmap, struct err *err)
-{
-    int64_t total = 0;
-    uint64_t page = 0, count;
-    while (s->staged < STREAM_STAGE_PAGES && (count = next_run(s, bitmap, &page, STREAM_STAGE_PAGES - s->staged))) {
-        int rc = read_pages(s, s->stage + (size_t)s->staged * GMEM_PAGE, page, count, err);
-        if (rc < 0)
-            return rc;
-        clear_run(bitmap, page, count);
-        for (uint64_t i = 0; i < count; i++)
-            s->staged_at[s->staged++] = page++;
-        total += (int64_t)count;
-    }
-    int64_t rest = stream_copy(s, bitmap, err);
-    return rest < 0 ? rest : total + rest;
-}
-
-void stream_place(struct stream *s)
-{
-    for (unsigned i = 0; i < s->staged; i++)
-        memcpy(s->into + s->staged_at[i] * GMEM_PAGE, s->stage + (size_t)i * GMEM_PAGE, GMEM_PAGE);
-    s->staged = 0;
-}
-
-int64_t stream_compare(struct stream *s, struct err *err)
+int64_t stream_compare(const struct stream *s, struct err *err)
 {
     int64_t differ = 0;
     uint8_t *buf = malloc((size_t)COMPARE_PAGES * GMEM_PAGE);

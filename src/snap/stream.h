@@ -3,11 +3,7 @@
  * Theory of operation. A stream has a source, the memory of a process through its descriptor (/proc/PID/mem) at
  * the address where RAM is mapped there; a bitmap of the pages wanted; and a destination, RAM of this process.
  * stream_copy() reads every page wanted straight into place, large runs at once, and takes it off the bitmap.
- * That is for rounds, while the source runs: what it writes meanwhile is logged and comes again.
- *
- * The last pages are read while the source stands still, and reading into fresh memory would make it wait for
- * the host's page allocation. So stream_stage() reads them into a buffer that was touched beforehand, and
- * stream_place() puts them into place when the source runs again.
+ * While the source runs, what it writes meanwhile is logged and comes again.
  *
  * Invariants.
  * 1. A page leaves the bitmap only when it was read whole.
@@ -20,28 +16,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { STREAM_STAGE_PAGES = 2048 };
-
 struct stream {
-    int memory_fd;       /* of the source; not owned */
-    uint64_t source;     /* where RAM is mapped there */
-    uint8_t *into;       /* where RAM is mapped here */
-    uint64_t pages;      /* of RAM */
-    uint8_t *stage;      /* STREAM_STAGE_PAGES, touched; owned */
-    uint64_t *staged_at; /* page numbers of what it holds; owned */
-    unsigned staged;
+    int memory_fd;   /* of the source; not owned */
+    uint64_t source; /* where RAM is mapped there */
+    uint8_t *into;   /* where RAM is mapped here; not owned */
+    uint64_t pages;  /* of RAM */
 };
 
-int stream_init(struct stream *s, int memory_fd, uint64_t source, void *into, uint64_t bytes, struct err *err);
-void stream_destroy(struct stream *s);
-
 /* Reads every page set in `bitmap` into place and clears its bit. Returns how many. */
-int64_t stream_copy(struct stream *s, uint64_t *bitmap, struct err *err);
-/* The same into the buffer; what does not fit there goes straight into place. */
-int64_t stream_stage(struct stream *s, uint64_t *bitmap, struct err *err);
-void stream_place(struct stream *s);
-
+int64_t stream_copy(const struct stream *s, uint64_t *bitmap, struct err *err);
 /* Compares all of RAM, page by page; returns how many pages differ. A debugging aid: reads everything. */
-int64_t stream_compare(struct stream *s, struct err *err);
+int64_t stream_compare(const struct stream *s, struct err *err);
 
 #endif

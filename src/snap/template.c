@@ -9,8 +9,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-/* The state file of a parked machine, in a sealed memfd. */
-static int write_state(struct machine *m, int *state_fd, uint64_t *state_len, struct err *err)
+int template_state(struct machine *m, int *state_fd, uint64_t *state_len, struct err *err)
 {
     size_t bound = machine_state_bound(m);
     own_fd int fd = memfd_create("forkd-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -36,7 +35,7 @@ int template_make(struct machine *m, int memory_fd, struct image *image, int *st
     void *base = m->gmem.base;
     uint64_t size = m->gmem.size;
     own_fd int state = -1;
-    int rc = write_state(m, &state, state_len, err);
+    int rc = template_state(m, &state, state_len, err);
     /* The VM goes before the image is settled: nothing can write to it any more. */
     machine_free(m);
     if (rc == 0)

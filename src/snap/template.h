@@ -11,6 +11,9 @@
 #include "mem/image.h"
 #include "vm/machine.h"
 
+/* The state file of a machine that is plain or parked, in a sealed memfd; the descriptor is the caller's. */
+int template_state(struct machine *m, int *state_fd, uint64_t *state_len, struct err *err);
+
 /* Consumes the machine, which is freed, and the shared mapping of its memory, `memory_fd`, which becomes the
  * sealed image and stays the caller's. *state_fd is the caller's. */
 int template_make(struct machine *m, int memory_fd, struct image *image, int *state_fd, uint64_t *state_len,

@@ -17,11 +17,13 @@ static uint64_t *bitmap_map(size_t words)
 int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err)
 {
     size_t words = (gmem_pages(&m->gmem) + 63) / 64;
-    *dirty = (struct dirty){.words = words,
-                            .since_birth = bitmap_map(words),
-                            .since_branch = bitmap_map(words),
-                            .fetched = bitmap_map(words),
-                            .birth = m->instant};
+    *dirty =
+        (struct dirty){.words = words,
+                       .since_birth = bitmap_map(words),
+                       .since_branch = bitmap_map(words),
+                       .fetched = bitmap_map(words),
+                       .birth = m->instant,
+                       .birth_layers = m->disk.private_layer < 0 ? m->disk.opened : (unsigned)m->disk.private_layer};
     int rc = 0;
     if (!dirty->since_birth || !dirty->since_branch || !dirty->fetched)
         rc = err_set(err, ENOMEM, "map the bitmaps of written pages");

@@ -162,7 +162,7 @@ int machine_restore(struct machine *m, struct err *err);
 
 /* attached -> running. */
 int machine_start(struct machine *m, struct err *err);
-/* running -> parked. All CPUs are kicked before one is waited for. With `save` the state of CPUs and clock is
+/* running or parked -> parked. All CPUs are kicked before one is waited for. With `save` the state of CPUs and clock is
  * read; devices need nothing, their state is always current. -ECANCELED: the guest is over, and there is no state worth
  * saving; machine.hooks.ended is yet to be called, or was. */
 int machine_park(struct machine *m, bool save, struct err *err);

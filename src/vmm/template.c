@@ -25,6 +25,7 @@ struct template
     struct loop loop;
     struct control control;
     struct machine *machine;
+    struct content content;
     struct ctl_message task; /* in a fork: what it was made for; no type: nothing */
     int exit_status;
 };
@@ -59,6 +60,38 @@ static void fork_off(struct template *t, struct ctl_message *m)
     reply.pid.pid = (uint32_t)pid;
     reply.fd[CTL_FD_PIDFD] = pidfd;
     control_send(&t->control, &reply);
+}
+
+/* Must not: keep what it opened; and not touch memory. */
+static void export(struct template *t, uint32_t request)
+{
+    struct ctl_message m;
+    struct err err = {0};
+    struct content_export e;
+    const struct disk *disk = &t->machine->disk;
+    int rc = content_export(&t->content, t->machine, &e, &err);
+    if (rc == 0 && disk->opened > CTL_EXTRA_MAX)
+        rc = err_say(&err, E2BIG, "a disk of %u layers cannot be exported", disk->opened);
+    if (rc < 0) {
+        control_send_failed(&t->control, request, &err);
+        return;
+    }
+    ctl_message_init(&m, CTL_EXPORTED, request);
+    m.export = (struct ctl_export){.ram = (uint64_t)(uintptr_t)t->machine->gmem.base,
+                                   .mem_bytes = t->machine->gmem.size,
+                                   .state_bytes = e.state_bytes,
+                                   .birth_layers = t->content.birth_layers};
+    m.fd[CTL_FD_MEMORY] = e.image_fd;
+    m.fd[CTL_FD_STATE] = e.state_fd;
+    m.fd[CTL_FD_PAGES] = e.pages_fd;
+    m.fd[CTL_FD_DIFF] = e.diff_fd;
+    if (t->machine->config.disk) {
+        m.fd[CTL_FD_BASE] = disk->base_fd;
+        m.extra_count = disk->opened;
+        memcpy(m.extra, disk->layer_fd, disk->opened * sizeof *m.extra);
+    }
+    control_send(&t->control, &m);
+    content_export_close(&e);
 }
 
 static void on_request(struct control *control, struct ctl_message *m);
@@ -107,8 +140,8 @@ static int become_branch(struct template *t, struct ctl_message *m)
                         : begin_control(t, m->branch.id, m->branch.secret, steal_fd(&m->fd[CTL_FD_CTL]),
                                         steal_fd(&m->fd[CTL_FD_LISTEN]), memory, &err);
     if (rc == 0)
-        rc = branch_target_run(&t->machine, m->fd[CTL_FD_PEER], m->fd[CTL_FD_OWN_MEMORY], m->branch.compare, &report,
-                               &err);
+        rc = branch_target_run(&t->machine, &t->content, m->fd[CTL_FD_PEER], m->fd[CTL_FD_OWN_MEMORY],
+                               m->branch.compare, &report, &err);
     fd_close(&m->fd[CTL_FD_PEER]);
     fd_close(&m->fd[CTL_FD_OWN_MEMORY]);
     if (rc < 0) {
@@ -126,8 +159,10 @@ static int begin_task(struct template *t)
     struct vmm_origin origin = *t->origin;
     explicit_bzero(&t->task, sizeof t->task);
     shed(t);
-    if (task.type == CTL_SPAWN)
+    if (task.type == CTL_SPAWN) {
+        fd_close(&t->content.image_fd);
         sandbox_run(&origin, t->machine, &task);
+    }
     int rc = become_branch(t, &task);
     explicit_bzero(&task, sizeof task);
     return rc;
@@ -159,6 +194,9 @@ static void on_request(struct control *control, struct ctl_message *m)
         fork_off(t, m);
         explicit_bzero(&m->spawn, sizeof m->spawn);
         explicit_bzero(&m->branch, sizeof m->branch);
+        break;
+    case CTL_EXPORT:
+        export(t, m->request);
         break;
     case CTL_QUIT:
         t->exit_status = 0;
@@ -205,6 +243,8 @@ static int open_machine(struct template *t, struct ctl_message *load, struct err
         rc = machine_check_host(t->machine, t->origin->kvm_fd, err);
     if (rc == 0)
         rc = open_disk(t->machine, load, err);
+    if (rc == 0)
+        rc = content_init(&t->content, t->machine, steal_fd(&load->fd[CTL_FD_MEMORY]), err);
     fd_close(&load->fd[CTL_FD_MEMORY]);
     fd_close(&load->fd[CTL_FD_STATE]);
     return rc;
@@ -212,7 +252,7 @@ static int open_machine(struct template *t, struct ctl_message *load, struct err
 
 int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *load)
 {
-    struct template t = {.origin = origin};
+    struct template t = {.origin = origin, .content = {.image_fd = -1}};
     struct err err = {0};
     /* Ended children need no one to wait for them: their end is told by pidfds. */
     signal(SIGCHLD, SIG_IGN);

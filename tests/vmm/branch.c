@@ -12,7 +12,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
@@ -219,18 +219,18 @@ static int target_say_hello(const struct sandbox *source)
     m.fd[CTL_FD_LAYER] = layer;
     assert_int_equal(ctl_send(source->ctl, &m, NULL), 0);
     close(peer[0]);
-    own_fd int shared = memfd_create("shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    uint64_t bitmap = branch_bitmap_bytes((uint64_t)MEM_MIB << 8);
-    assert_int_equal(ftruncate(shared, (off_t)(bitmap + STATE_ROOM)), 0);
-    assert_int_equal(fcntl(shared, F_ADD_SEALS, F_SEAL_SHRINK), 0);
-    struct branch_message hello = {.word = BRANCH_HELLO, .a = STATE_ROOM, .b = 1};
-    assert_int_equal(branch_send(peer[1], &hello, &shared, 1, NULL), 0);
+    struct branch_shared shared;
+    own_fd int fd = -1;
+    assert_int_equal(branch_shared_make(&shared, (uint64_t)MEM_MIB << 8, STATE_ROOM, &fd, NULL), 0);
+    branch_shared_unmap(&shared);
+    const struct branch_message hello = {.word = BRANCH_HELLO, .state_bytes = STATE_ROOM, .layers = 1};
+    assert_int_equal(branch_send(peer[1], &hello, &fd, 1, NULL), 0);
     return peer[1];
 }
 
 static enum branch_word target_ask(int peer, enum branch_word word)
 {
-    struct branch_message m = {.word = word};
+    struct branch_message m = {.word = word, .hold = 1};
     int fds[BRANCH_FDS_MAX];
     unsigned count = BRANCH_FDS_MAX;
     assert_int_equal(branch_send(peer, &m, NULL, 0, NULL), 0);
@@ -344,6 +344,49 @@ static void source_and_branch_live_and_die_independently(void **state)
     close(t.listen_fd);
 }
 
+/* A file on a filesystem of two blocks, mounted nowhere; -1 where this user or kernel cannot make one. */
+static int file_without_room(void)
+{
+    own_fd int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "size", "8k", 0) < 0 ||
+        fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return -1;
+    own_fd int mount = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+    return mount < 0 ? -1 : openat(mount, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+}
+
+/* It runs on when it is told to, not because somebody made a branch of it. */
+static void a_sandbox_whose_disk_is_full_stays_stopped(void **state)
+{
+    own_fd int full = file_without_room();
+    if (full < 0)
+        skip();
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_spawn_on(&t, "source", full);
+    sandbox_go(&source);
+    struct err err = {0};
+    struct ctl_message m;
+    own_fd int unanswered = client_exec_begin(&source.at, "load 4", &err); /* four blocks */
+    assert_true(unanswered >= 0);
+    fixture_expect(source.ctl, &m, CTL_STALLED);
+
+    struct ctl_branched first, second;
+    struct template one = sandbox_branch(&source, &t, "one", true, &first);
+    assert_int_equal(first.pages_differing, 0);
+    struct template two = sandbox_branch(&source, &one, "two", true, &second);
+    assert_int_equal(second.pages_streamed + second.pages_in_pause, 0);
+    ctl_message_init(&m, CTL_RESUME, 21);
+    assert_int_equal(ctl_send(source.ctl, &m, NULL), 0);
+    fixture_expect(source.ctl, &m, CTL_RESUMED); /* into the room of its new layer */
+    sandbox_ping(&source);
+    struct sandbox child = sandbox_run(&two, "child");
+    sandbox_quit(&child);
+    sandbox_quit(&source);
+    template_quit(&two);
+    template_quit(&one);
+    template_quit(&t);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3)
@@ -364,6 +407,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
         cmocka_unit_test(a_template_that_is_not_of_the_sandbox_is_refused_in_words),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
+        cmocka_unit_test(a_sandbox_whose_disk_is_full_stays_stopped),
     };
     return cmocka_run_group_tests_name("branch", tests, image_once, image_end);
 }

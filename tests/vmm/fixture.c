@@ -254,6 +254,12 @@ void template_quit(struct template *t)
 
 struct sandbox sandbox_spawn(struct template *t, const char *name)
 {
+    own_fd int layer = t->disk ? fixture_file("layer") : -1;
+    return sandbox_spawn_on(t, name, layer);
+}
+
+struct sandbox sandbox_spawn_on(struct template *t, const char *name, int layer)
+{
     char vsock[32], listen_name[32];
     snprintf(vsock, sizeof vsock, "%s-vsock", name);
     snprintf(listen_name, sizeof listen_name, "%s-listen", name);
@@ -264,7 +270,6 @@ struct sandbox sandbox_spawn(struct template *t, const char *name)
                         .listen_fd = fixture_listen(SOCK_SEQPACKET, listen_name),
                         .console = fixture_file("console"),
                         .disk = t->disk};
-    own_fd int layer = t->disk ? fixture_file("layer") : -1;
     struct ctl_message m;
     s.at.len = sizeof s.at.sun;
     assert_int_equal(getsockname(s.vsock, (struct sockaddr *)&s.at.sun, &s.at.len), 0);

@@ -77,6 +77,8 @@ struct sandbox {
 
 /* Up to BORN. */
 struct sandbox sandbox_spawn(struct template *t, const char *name);
+/* The same with this private layer, which stays the caller's. */
+struct sandbox sandbox_spawn_on(struct template *t, const char *name, int layer);
 void sandbox_go(struct sandbox *s);
 /* Waits for its end. */
 bool sandbox_ended(const struct sandbox *s);
