@@ -2,15 +2,9 @@
 #include "mem/gmem.h"
 
 #include "base/own.h"
+#include "mem/bitmap.h"
 
 #include <string.h>
-#include <sys/mman.h>
-
-static size_t marks_bytes(uint64_t size)
-{
-    uint64_t words = ((size >> GMEM_PAGE_SHIFT) + 63) / 64;
-    return (size_t)words * sizeof(uint64_t);
-}
 
 int gmem_init(struct gmem *gmem, void *base, uint64_t size, struct err *err)
 {
@@ -18,10 +12,8 @@ int gmem_init(struct gmem *gmem, void *base, uint64_t size, struct err *err)
     if (size < GMEM_MIN || size > GMEM_MAX || size % GMEM_PAGE)
         return err_say(err, EINVAL, "memory of %llu bytes: between 1 MiB and 64 GiB in whole pages",
                        (unsigned long long)size);
-    /* Fresh zero pages: only the words of pages that devices write are ever touched. */
-    void *marks =
-        mmap(NULL, marks_bytes(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (marks == MAP_FAILED)
+    uint64_t *marks = bitmap_map(bitmap_words(size >> GMEM_PAGE_SHIFT));
+    if (!marks)
         return err_set(err, errno, "map the marks of guest memory");
     *gmem = (struct gmem){.base = base, .size = size, .low = size < GMEM_LOW_END ? size : GMEM_LOW_END, .marks = marks};
     return 0;
@@ -29,8 +21,7 @@ int gmem_init(struct gmem *gmem, void *base, uint64_t size, struct err *err)
 
 void gmem_destroy(struct gmem *gmem)
 {
-    if (gmem->marks)
-        munmap(gmem->marks, marks_bytes(gmem->size));
+    bitmap_unmap(gmem->marks, bitmap_words(gmem_pages(gmem)));
     *gmem = (struct gmem){0};
 }
 
@@ -101,11 +92,9 @@ bool gmem_write(struct gmem *gmem, uint64_t gpa, const void *from, uint64_t len)
 
 void gmem_fetch_marks(struct gmem *gmem, uint64_t *bitmap)
 {
-    uint64_t words = (gmem_pages(gmem) + 63) / 64;
-    for (uint64_t w = 0; w < words; w++) {
-        /* A plain look first: an exchange would touch, and so allocate, every page of the marks. */
-        if (!__atomic_load_n(&gmem->marks[w], __ATOMIC_RELAXED))
-            continue;
+    size_t words = bitmap_words(gmem_pages(gmem));
+    /* A plain look first: an exchange would touch, and so allocate, every page of the marks. A mark that is set behind
+     * the look is fetched the next time, as one set after the call. */
+    for (size_t w = bitmap_next(gmem->marks, words, 0); w < words; w = bitmap_next(gmem->marks, words, w + 1))
         bitmap[w] |= __atomic_exchange_n(&gmem->marks[w], 0, __ATOMIC_SEQ_CST);
-    }
 }

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "mem/bitmap.h"
 #include "snap/branch.h"
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
@@ -53,20 +54,12 @@ static int share(struct branch_source *b, const struct branch_message *m, int fd
     return rc < 0 ? rc : rehearse(b, err);
 }
 
-static uint64_t count_pages(const struct branch_source *b)
-{
-    uint64_t count = 0;
-    for (size_t i = 0; i < b->dirty->words; i++)
-        count += (uint64_t)__builtin_popcountll(b->shared.wanted[i]);
-    return count;
-}
-
 static int fetch(struct branch_source *b, struct err *err)
 {
     int rc = dirty_fetch(b->dirty, b->machine, b->shared.wanted, err);
     if (rc < 0)
         return rc;
-    struct branch_message reply = {.word = BRANCH_FETCHED, .wanted = count_pages(b)};
+    struct branch_message reply = {.word = BRANCH_FETCHED, .wanted = bitmap_count(b->shared.wanted, b->dirty->words)};
     return branch_send(b->peer.fd, &reply, NULL, 0, err);
 }
 
@@ -118,7 +111,7 @@ static int capture(struct branch_source *b, struct branch_message *reply, int *f
     reply->state_bytes = (uint64_t)len;
     reply->staged = stage_fill(&b->shared.stage, m->gmem.base, b->shared.wanted, b->dirty->words);
     if (reply->staged == STAGE_PAGES)
-        reply->wanted = count_pages(b);
+        reply->wanted = bitmap_count(b->shared.wanted, b->dirty->words);
     reply->save_ns = saved - began;
     reply->log_ns = fetched - saved;
     reply->pages_ns = clock_monotonic_ns() - fetched;

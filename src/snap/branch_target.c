@@ -1,6 +1,7 @@
 /* branch_target.c: the target's side of a branch; see branch.h. It leads. */
 #include "base/clock.h"
 #include "base/own.h"
+#include "mem/bitmap.h"
 #include "snap/branch.h"
 #include "snap/machine_state.h"
 #include "snap/stream.h"
@@ -76,9 +77,8 @@ static int share(struct target *t, struct err *err)
 /* What was wanted is its own from here on. */
 static int64_t copy(struct target *t, struct err *err)
 {
-    for (size_t i = 0; t->content && i < t->content->words; i++)
-        if (t->shared.wanted[i])
-            t->content->own[i] |= t->shared.wanted[i];
+    if (t->content)
+        bitmap_add(t->content->own, t->shared.wanted, t->content->words);
     return stream_copy(&t->stream, t->shared.wanted, err);
 }
 

@@ -4,6 +4,7 @@
 #include "base/fdpass.h"
 #include "base/own.h"
 #include "base/pack.h"
+#include "mem/bitmap.h"
 #include "mem/gmem.h"
 
 #include <errno.h>
@@ -86,7 +87,7 @@ static size_t whole_pages(size_t bytes)
 
 static size_t bitmap_bytes(uint64_t pages)
 {
-    return whole_pages((pages + 63) / 64 * sizeof(uint64_t));
+    return whole_pages(bitmap_words(pages) * sizeof(uint64_t));
 }
 
 static size_t shared_bytes(uint64_t pages, size_t state_room)

@@ -3,6 +3,7 @@
 
 #include "base/io.h"
 #include "base/own.h"
+#include "mem/bitmap.h"
 #include "mem/image.h"
 #include "snap/template.h"
 
@@ -10,22 +11,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static uint64_t *bitmap_map(size_t words)
-{
-    void *map = mmap(NULL, words * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return map == MAP_FAILED ? NULL : map;
-}
-
-static void bitmap_unmap(uint64_t *map, size_t words)
-{
-    if (map)
-        munmap(map, words * sizeof(uint64_t));
-}
-
 int content_init(struct content *content, const struct machine *m, int image_fd, struct err *err)
 {
-    *content = (struct content){.image_fd = image_fd, .words = (gmem_pages(&m->gmem) + 63) / 64};
+    *content = (struct content){.image_fd = image_fd, .words = bitmap_words(gmem_pages(&m->gmem))};
     content->own = bitmap_map(content->words);
     if (content->own)
         return 0;
@@ -46,21 +34,11 @@ int content_set_diff(struct content *content, const uint64_t *diff, unsigned bir
     uint64_t *fresh = bitmap_map(content->words);
     if (!fresh)
         return err_set(err, ENOMEM, "map the bitmap of a branch's diff");
-    for (size_t i = 0; i < content->words; i++)
-        if (diff[i])
-            fresh[i] = diff[i];
+    bitmap_add(fresh, diff, content->words);
     bitmap_unmap(content->diff, content->words);
     content->diff = fresh;
     content->birth_layers = birth_layers;
     return 0;
-}
-
-uint64_t content_own_pages(const struct content *content)
-{
-    uint64_t count = 0;
-    for (size_t i = 0; i < content->words; i++)
-        count += (uint64_t)__builtin_popcountll(content->own[i]);
-    return count;
 }
 
 static int bitmap_file(const char *name, const uint64_t *bitmap, size_t words, int *fd, struct err *err)

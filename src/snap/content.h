@@ -30,9 +30,6 @@ void content_destroy(struct content *content);
 /* It is a branch now: `diff` is copied. */
 int content_set_diff(struct content *content, const uint64_t *diff, unsigned birth_layers, struct err *err);
 
-/* Pages of its own, in number. */
-uint64_t content_own_pages(const struct content *content);
-
 /* The same for whoever stores it, as files. Descriptors are the caller's; layers stay the machine's. */
 struct content_export {
     int image_fd, state_fd, pages_fd, diff_fd; /* diff: -1 where there is none; the image stays the content's */

@@ -1,6 +1,7 @@
 /* stage.c: see stage.h. */
 #include "snap/stage.h"
 
+#include "mem/bitmap.h"
 #include "mem/gmem.h"
 
 #include <errno.h>
@@ -23,7 +24,7 @@ void stage_at(struct stage *s, void *at)
 unsigned stage_fill(struct stage *s, const uint8_t *ram, uint64_t *bitmap, size_t words)
 {
     unsigned count = 0;
-    for (size_t i = 0; i < words; i++)
+    for (size_t i = bitmap_next(bitmap, words, 0); i < words; i = bitmap_next(bitmap, words, i + 1))
         for (uint64_t word = bitmap[i]; word; word &= word - 1) {
             if (count == STAGE_PAGES)
                 return count;

@@ -2,6 +2,7 @@
 #include "snap/stream.h"
 
 #include "base/io.h"
+#include "mem/bitmap.h"
 #include "mem/gmem.h"
 
 #include <errno.h>
@@ -22,14 +23,14 @@ static int read_pages(const struct stream *s, void *into, uint64_t page, uint64_
 /* The next run of set bits from `page` on, at most `most` long; 0 when there is none. */
 static uint64_t next_run(const struct stream *s, const uint64_t *bitmap, uint64_t *page, uint64_t most)
 {
+    size_t words = bitmap_words(s->pages);
     uint64_t at = *page;
-    while (at < s->pages) {
-        uint64_t word = bitmap[at / 64] >> (at % 64);
-        if (word) {
-            at += (uint64_t)__builtin_ctzll(word);
-            break;
-        }
-        at = (at / 64 + 1) * 64;
+    uint64_t word = at < s->pages ? bitmap[at / 64] >> at % 64 : 0;
+    if (word) {
+        at += (uint64_t)__builtin_ctzll(word);
+    } else {
+        size_t next = bitmap_next(bitmap, words, at / 64 + 1);
+        at = next < words ? next * 64 + (uint64_t)__builtin_ctzll(bitmap[next] | UINT64_C(1) << 63) : s->pages;
     }
     if (at >= s->pages)
         return 0;

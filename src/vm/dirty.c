@@ -1,22 +1,15 @@
 /* dirty.c: see dirty.h. */
 #include "vm/dirty.h"
 
+#include "mem/bitmap.h"
 #include "sys/kvm.h"
 
 #include <errno.h>
-#include <sys/mman.h>
 #include <sys/random.h>
-
-static uint64_t *bitmap_map(size_t words)
-{
-    void *map = mmap(NULL, words * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return map == MAP_FAILED ? NULL : map;
-}
 
 int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err)
 {
-    size_t words = (gmem_pages(&m->gmem) + 63) / 64;
+    size_t words = bitmap_words(gmem_pages(&m->gmem));
     *dirty =
         (struct dirty){.words = words,
                        .since_birth = bitmap_map(words),
@@ -32,12 +25,6 @@ int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err)
     if (rc < 0)
         dirty_destroy(dirty);
     return rc;
-}
-
-static void bitmap_unmap(uint64_t *map, size_t words)
-{
-    if (map)
-        munmap(map, words * sizeof(uint64_t));
 }
 
 void dirty_destroy(struct dirty *dirty)
@@ -59,10 +46,9 @@ int dirty_fetch(struct dirty *dirty, struct machine *m, uint64_t *into, struct e
     if (rc < 0)
         return rc;
     gmem_fetch_marks(&m->gmem, dirty->fetched);
-    for (size_t i = 0; i < dirty->words; i++) {
+    for (size_t i = bitmap_next(dirty->fetched, dirty->words, 0); i < dirty->words;
+         i = bitmap_next(dirty->fetched, dirty->words, i + 1)) {
         uint64_t word = dirty->fetched[i];
-        if (!word)
-            continue;
         dirty->since_birth[i] |= word;
         dirty->since_branch[i] |= word;
         into[i] |= word;
@@ -79,8 +65,7 @@ struct machine_instant dirty_capture(struct dirty *dirty)
 void dirty_branched(struct dirty *dirty)
 {
     dirty->branched = dirty->captured.number;
-    /* Fresh zero pages instead of writing zeros: private anonymous memory that was given back reads as zero. */
-    madvise(dirty->since_branch, dirty->words * sizeof(uint64_t), MADV_DONTNEED);
+    bitmap_clear(dirty->since_branch, dirty->words);
 }
 
 /* The bitmap of what a template of that instant lacks, or NULL. */
@@ -98,8 +83,6 @@ int dirty_add_since(const struct dirty *dirty, struct machine_instant have, uint
     const uint64_t *lacked = lacked_by(dirty, have);
     if (!lacked)
         return err_say(err, EINVAL, "the template to branch from is not one of this sandbox");
-    for (size_t i = 0; i < dirty->words; i++)
-        if (lacked[i])
-            into[i] |= lacked[i];
+    bitmap_add(into, lacked, dirty->words);
     return 0;
 }
