@@ -82,7 +82,8 @@ static int flag_take(const struct args *args, const struct arg *common, char **a
 const struct arg args_common[] = {
     {"help", 'h', ARG_FLAG, NULL, NULL, "says what the verb does and which options it has"},
     {"json", 0, ARG_FLAG, NULL, NULL, "print the result as JSON, for programs"},
-    {"daemon-url", 0, ARG_TEXT, NULL, "URL", "the controller: http://HOST:PORT or unix:/path (FORKD_URL)"},
+    {"daemon-url", 0, ARG_TEXT, NULL, "URL",
+     "the controller: http://HOST:PORT, https://HOST:PORT or unix:/path (FORKD_URL)"},
     {"daemon-token", 0, ARG_TEXT, NULL, "TOKEN", "what it wants to hear (FORKD_TOKEN)"},
     {0},
 };

@@ -12,7 +12,7 @@ enum { ANSWER_MAX = 256 << 20 };
 
 struct client {
     CURL *curl;
-    char base[256];   /* "http://HOST:PORT" */
+    char base[256];   /* "http://HOST:PORT", "https://HOST:PORT" */
     char socket[128]; /* "" over TCP */
     int dirfd;        /* through which the socket's path goes */
     char token[4200]; /* the header field, "" without */
@@ -58,8 +58,8 @@ static int set_url(struct client *c, const char *url, struct err *err)
 {
     if (!strncmp(url, "unix:", 5))
         return set_socket(c, url + 5 + (strncmp(url + 5, "//", 2) == 0 ? 2 : 0), err);
-    if (strncmp(url, "http://", 7) != 0)
-        return err_say(err, EINVAL, "%s is neither http://HOST:PORT nor unix:/path", url);
+    if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
+        return err_say(err, EINVAL, "%s is none of http://HOST:PORT, https://HOST:PORT and unix:/path", url);
     size_t len = strlen(url);
     while (len && url[len - 1] == '/')
         len--;
@@ -158,6 +158,7 @@ static int transfer(struct client *c, const char *method, const char *url, const
                     long *status, struct err *err)
 {
     char words[CURL_ERROR_SIZE] = "";
+    const char *ca = getenv("FORKD_CA");
     struct curl_slist *fields = curl_slist_append(NULL, "Content-Type: application/json");
     fields = curl_slist_append(fields, "Expect:");
     if (*c->token)
@@ -172,6 +173,8 @@ static int transfer(struct client *c, const char *method, const char *url, const
     curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, words);
     curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, collect);
     curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, answer);
+    if (ca && *ca)
+        curl_easy_setopt(c->curl, CURLOPT_CAINFO, ca);
     if (*c->socket)
         curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->socket);
     if (body)

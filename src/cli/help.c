@@ -11,6 +11,7 @@ static const struct {
 } environment[] = {
     {"FORKD_URL", "the controller, where --daemon-url does not name it"},
     {"FORKD_TOKEN", "its token, where --daemon-token is not given"},
+    {"FORKD_CA", "certificates (PEM) to trust of a controller that speaks https, instead of the system's"},
     {"FORKD_TAG", "the snapshot, where --tag is not given"},
     {"FORKD_KERNEL", "the kernel of forkd snapshot, where neither --kernel nor --image is given"},
     {"FORKD_ROOTFS", "its root file system, likewise"},

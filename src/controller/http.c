@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/routes.h"
+#include "controller/tls.h"
 
 #include <arpa/inet.h>
 #include <microhttpd.h>
@@ -328,13 +329,19 @@ int http_start(struct controller *c, const struct http_config *config, struct ht
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&h->idle, &attr);
     pthread_condattr_destroy(&attr);
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | MHD_USE_ITC;
-    h->daemon =
-        MHD_start_daemon(flags, 0, NULL, NULL, handle, h, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL,
-                         MHD_OPTION_LISTEN_SOCKET, config->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, begin, h,
-                         MHD_OPTION_NOTIFY_COMPLETED, end, h, MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
-                         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT,
-                         (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECS, MHD_OPTION_END);
+    const struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, (void *)tls_retrieve},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)tls_priorities},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | MHD_USE_ITC |
+                     (config->tls ? MHD_USE_TLS : 0);
+    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, handle, h, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL,
+                                 MHD_OPTION_LISTEN_SOCKET, config->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, begin, h,
+                                 MHD_OPTION_NOTIFY_COMPLETED, end, h, MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+                                 (unsigned)IDLE_SECS, MHD_OPTION_ARRAY, config->tls ? tls : &tls[2], MHD_OPTION_END);
     if (!h->daemon) {
         free(h);
         return err_say(err, EIO, "the HTTP server cannot be started");

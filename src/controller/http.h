@@ -22,6 +22,7 @@ struct http;
 struct http_config {
     int listen_fd;     /* taken over */
     bool over_unix;    /* the peers have no address */
+    bool tls;          /* as tls.h has it */
     struct auth *auth; /* NULL: no token is asked for */
     struct audit *audit;
 };

@@ -13,6 +13,7 @@
 #include "controller/options.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
+#include "controller/tls.h"
 #include "sys/cgroup.h"
 
 #include <signal.h>
@@ -161,7 +162,9 @@ static int open_http(struct controller *c, const struct options *o, struct auth 
                      struct http **http, struct err *err)
 {
     bool loopback;
-    struct http_config config = {.auth = auth, .audit = audit};
+    struct http_config config = {.auth = auth, .audit = audit, .tls = o->tls_cert != NULL};
+    if (config.tls && tls_open(o->tls_cert, o->tls_key, err) < 0)
+        return -err->code;
     own_fd int fd = http_listen(o->bind, &loopback, &config.over_unix, err);
     if (fd < 0)
         return fd;
@@ -181,6 +184,8 @@ static void read_anew(struct auth *auth, struct audit *audit)
         log_error("%s", err.text);
     if (auth_reload(auth, &err) < 0)
         log_error("%s; the tokens of before stay in force", err.text);
+    if (tls_reload(&err) < 0)
+        log_error("%s; the certificate of before stays in use", err.text);
 }
 
 /* Returns the signal that ends this controller. */
@@ -232,6 +237,7 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
     if (!strncmp(o->bind, "unix:", 5) && rc == 0)
         unlink(o->bind + 5);
     close_controller(&c);
+    tls_close();
     audit_close(audit);
     auth_close(auth);
     return rc;

@@ -20,13 +20,15 @@ static const char help[] =
     "  --snapshot-root DIR  where snapshots are kept (FORKD_SNAPSHOT_ROOT; /var/lib/forkd/snapshots as root)\n"
     "  --audit-log FILE     one JSON line per request (FORKD_AUDIT_LOG; /var/log/forkd/audit.log)\n"
     "  --token-file FILE    the tokens that requests must carry one of (FORKD_TOKEN_FILE)\n"
+    "  --tls-cert FILE      speak TLS with this certificate (PEM), and those that vouch for it (FORKD_TLS_CERT)\n"
+    "  --tls-key FILE       the certificate's key (FORKD_TLS_KEY)\n"
     "  --spawns-at-once N   children of one request in flight (two per CPU)\n"
     "  --kill-on-exit       end sandboxes and templates with the controller; without it they live on\n"
     "  --ready-fd FD        gets one byte when requests are served, for whoever starts this\n"
     "  --version, --help\n"
     "\n"
     "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGUSR1 ends them\n"
-    "and all templates as well; SIGHUP reopens the audit log and reads the tokens anew.\n";
+    "and all templates as well; SIGHUP reopens the audit log and reads tokens and certificate anew.\n";
 
 enum {
     OPT_BIND = 1,
@@ -34,6 +36,8 @@ enum {
     OPT_ROOT,
     OPT_AUDIT,
     OPT_TOKEN,
+    OPT_TLS_CERT,
+    OPT_TLS_KEY,
     OPT_SPAWNS,
     OPT_KILL,
     OPT_READY,
@@ -48,6 +52,8 @@ static const struct option flags[] = {
     {"snapshot-root", required_argument, NULL, OPT_ROOT},
     {"audit-log", required_argument, NULL, OPT_AUDIT},
     {"token-file", required_argument, NULL, OPT_TOKEN},
+    {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
+    {"tls-key", required_argument, NULL, OPT_TLS_KEY},
     {"spawns-at-once", required_argument, NULL, OPT_SPAWNS},
     {"kill-on-exit", no_argument, NULL, OPT_KILL},
     {"prewarm-scratch-dir", required_argument, NULL, OPT_NONE}, /* of the original; needs nothing here */
@@ -91,6 +97,8 @@ static int defaults(struct options *o, struct err *err)
     *o = (struct options){.bind = env_or("FORKD_BIND", "127.0.0.1:8889"),
                           .audit_log = env_or("FORKD_AUDIT_LOG", NULL),
                           .token_file = env_or("FORKD_TOKEN_FILE", NULL),
+                          .tls_cert = env_or("FORKD_TLS_CERT", NULL),
+                          .tls_key = env_or("FORKD_TLS_KEY", NULL),
                           .ready_fd = -1};
     o->audit_log_chosen = o->audit_log != NULL;
     const char *root = env_or("FORKD_SNAPSHOT_ROOT", NULL);
@@ -140,6 +148,12 @@ static int take_flag(struct options *o, int flag, struct err *err)
     case OPT_TOKEN:
         o->token_file = optarg;
         break;
+    case OPT_TLS_CERT:
+        o->tls_cert = optarg;
+        break;
+    case OPT_TLS_KEY:
+        o->tls_key = optarg;
+        break;
     case OPT_SPAWNS:
         return set_spawns(o, optarg, err);
     case OPT_READY:
@@ -176,6 +190,10 @@ enum options_result options_parse(int argc, char **argv, struct options *o, stru
     }
     if (optind != argc - 1 || strcmp(argv[optind], "serve") != 0) {
         err_say(err, EINVAL, "usage: forkd-controller serve [options]; see forkd-controller --help");
+        return OPTIONS_WRONG;
+    }
+    if (!o->tls_cert != !o->tls_key) {
+        err_say(err, EINVAL, "--tls-cert and --tls-key go together: one was given without the other");
         return OPTIONS_WRONG;
     }
     if (!o->audit_log)

@@ -14,7 +14,8 @@ struct options {
     const char *audit_log;
     bool audit_log_chosen; /* not just the default */
     const char *token_file;
-    unsigned spawns_at_once; /* 0: two per CPU */
+    const char *tls_cert, *tls_key; /* both or neither */
+    unsigned spawns_at_once;        /* 0: two per CPU */
     bool kill_on_exit;
     int ready_fd; /* gets a byte when requests are served; -1: none */
 };
