@@ -21,7 +21,8 @@ struct options {
 struct result {
     unsigned n, answered, answered_one;
     double wall_ms, p50_us, p99_us, floor_us, floor_p99_us, floor_wall_ms;
-    double request_us; /* of --product: until the controller answered the request */
+    /* Of --product: a spawn without a controller, until the controller answered the request, a DELETE. */
+    double machine_us, machine_p99_us, request_us, delete_us;
     double fork_us, attach_us, restore_us, start_us, answer_us;
     struct usage usage, floor_usage;
     double first_us, last_us, pss_first, pss_last; /* the first and the last tenth, all kept alive */
@@ -178,35 +179,60 @@ static int measure_kept(const struct kind *kind, unsigned n, struct result *r, s
     return 0;
 }
 
-/* The spawns are the controller's, the floors are as ever. */
+/* What the controller adds, in turn with what it adds it to. */
+struct contest {
+    struct series products, machines, floors;
+};
+
+static int contest_open(struct contest *c, unsigned n, struct err *err)
+{
+    int rc = series_open(&c->products, n, err);
+    if (rc == 0)
+        rc = series_open(&c->machines, n, err);
+    return rc < 0 ? rc : series_open(&c->floors, n, err);
+}
+
+static void contest_close(struct contest *c)
+{
+    series_close(&c->products);
+    series_close(&c->machines);
+    series_close(&c->floors);
+}
+
+static void contest_run(struct contest *c, struct product *p, struct rig *rig, unsigned n, struct result *r)
+{
+    struct kind machine = kind_machine(rig), bare = kind_bare(rig);
+    for (unsigned i = 0; i < n; i++) {
+        series_one(&c->floors, &bare, i);
+        series_one(&c->machines, &machine, i);
+        r->answered_one += (unsigned)product_one(p, &c->products, i);
+    }
+    r->p50_us = series_us(&c->products, ASKED, ANSWERED, 50);
+    r->p99_us = series_us(&c->products, ASKED, ANSWERED, 99);
+    r->request_us = series_us(&c->products, ASKED, STARTED, 50);
+    r->delete_us = series_us(&c->products, ANSWERED, ENDED, 50);
+    r->machine_us = series_us(&c->machines, ASKED, ANSWERED, 50);
+    r->machine_p99_us = series_us(&c->machines, ASKED, ANSWERED, 99);
+    r->floor_us = series_us(&c->floors, ASKED, ANSWERED, 50);
+    r->floor_p99_us = series_us(&c->floors, ASKED, ANSWERED, 99);
+}
+
 static int measure_product(const struct options *o, struct rig *rig, struct result *r, struct err *err)
 {
     struct product p;
-    struct kind bare = kind_bare(rig);
-    struct series spawns, floors;
+    struct contest contest;
     uint64_t wall;
     int rc = product_open(&p, o->mem_mib, o->fill_mib, err);
     if (rc == 0)
-        rc = series_open(&spawns, o->n, err);
-    if (rc == 0)
-        rc = series_open(&floors, o->n, err);
-    for (unsigned i = 0; rc == 0 && i < o->n; i++) {
-        series_one(&floors, &bare, i);
-        r->answered_one += (unsigned)product_one(&p, &spawns, i);
-    }
+        rc = contest_open(&contest, o->n, err);
     if (rc == 0) {
-        r->p50_us = series_us(&spawns, ASKED, ANSWERED, 50);
-        r->p99_us = series_us(&spawns, ASKED, ANSWERED, 99);
-        r->request_us = series_us(&spawns, ASKED, STARTED, 50);
-        r->floor_us = series_us(&floors, ASKED, ANSWERED, 50);
-        r->floor_p99_us = series_us(&floors, ASKED, ANSWERED, 99);
+        contest_run(&contest, &p, rig, o->n, r);
         struct host_memory before = host_memory_read();
-        r->answered = product_all(&p, &spawns, &wall);
+        r->answered = product_all(&p, &contest.products, &wall);
         r->wall_ms = (double)wall / NS_PER_MS;
-        r->usage = series_usage(&spawns, &before);
-        product_end(&p, &spawns);
-        series_close(&spawns);
-        series_close(&floors);
+        r->usage = series_usage(&contest.products, &before);
+        product_end(&p, &contest.products);
+        contest_close(&contest);
     }
     product_close(&p);
     return rc;
@@ -260,7 +286,10 @@ static void print_json(const struct result *r)
         {"last_tenth_us", r->last_us},
         {"first_tenth_pss_kib", r->pss_first},
         {"last_tenth_pss_kib", r->pss_last},
+        {"machine_us", r->machine_us},
+        {"machine_p99_us", r->machine_p99_us},
         {"request_us", r->request_us},
+        {"delete_us", r->delete_us},
         {"fork_us", r->fork_us},
         {"attach_us", r->attach_us},
         {"restore_us", r->restore_us},
@@ -282,7 +311,9 @@ static void print_table(const struct options *o, const struct result *r)
            r->p50_us / r->floor_us);
     printf("                           p99 %8.0f us %8.0f us\n", r->p99_us, r->floor_p99_us);
     if (o->product)
-        printf("  of which %.0f us until the controller said that the guest knows who it is\n", r->request_us);
+        printf("  of which %.0f us until the controller said that the guest knows who it is; DELETE %.0f us\n"
+               "  without a controller     p50 %8.0f us, %.0f less; p99 %.0f us\n",
+               r->request_us, r->delete_us, r->machine_us, r->p50_us - r->machine_us, r->machine_p99_us);
     else
         printf("  fork %.0f, attach %.0f, restore %.0f, start %.0f, answer %.0f us\n", r->fork_us, r->attach_us,
                r->restore_us, r->start_us, r->answer_us);

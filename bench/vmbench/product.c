@@ -215,6 +215,7 @@ int product_one(struct product *p, struct series *series, unsigned i)
         sample_stamp(sample, ANSWERED);
     if (id)
         sandbox_end(p, id);
+    sample_stamp(sample, ENDED);
     json_decref(list);
     return answered;
 }

@@ -20,7 +20,7 @@ void product_close(struct product *p);
 
 /* Spawns number `i` of the series with a request of its own, asks it, ends it: ASKED is before the request,
  * STARTED when the controller has answered it, which it does when the guest has acknowledged who it is, ANSWERED
- * when a ping came back. 1 if it did. */
+ * when a ping came back, ENDED when the controller said that it is gone. 1 if it answered. */
 int product_one(struct product *p, struct series *series, unsigned i);
 /* All with one request: how many the controller says answered. They live on; their pids are in the samples. */
 unsigned product_all(struct product *p, struct series *series, uint64_t *wall_ns);

@@ -12,7 +12,7 @@
 #include <sys/types.h>
 
 /* In the order they are come to; a kind may leave some out. */
-enum point { ASKED, BORN, ATTACHED, RESTORED, STARTED, ANSWERED, POINTS };
+enum point { ASKED, BORN, ATTACHED, RESTORED, STARTED, ANSWERED, ENDED, POINTS };
 
 struct sample {
     _Atomic uint64_t at[POINTS];
