@@ -263,3 +263,15 @@ void fleet_sandboxes_release(struct fleet *fleet, struct sandbox **sandboxes)
         sandbox_unref(fleet, *b);
     free(sandboxes);
 }
+
+void fleet_count(struct fleet *fleet, unsigned *snapshots, unsigned *sandboxes)
+{
+    *snapshots = *sandboxes = 0;
+    pthread_mutex_lock(&fleet->lock);
+    list_for_each (n, &fleet->snapshots)
+        *snapshots += list_entry(n, struct snapshot, link)->state != SNAPSHOT_HIDDEN;
+    for (int i = 0; i < FLEET_BUCKETS; i++)
+        list_for_each (n, &fleet->buckets[i])
+            *sandboxes += list_entry(n, struct sandbox, link)->state == SANDBOX_RUNNING;
+    pthread_mutex_unlock(&fleet->lock);
+}

@@ -103,6 +103,9 @@ bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *sandbox);
 /* Waits until both tables are empty, `secs` at most; whether they are. */
 bool fleet_await_empty(struct fleet *fleet, unsigned secs);
 
+/* How many are listed: neither hidden snapshots nor ending sandboxes. */
+void fleet_count(struct fleet *fleet, unsigned *snapshots, unsigned *sandboxes);
+
 /* Everything in a table, hidden and ending ones too where `all`, sorted by tag or id; NULL-terminated, each with a
  * reference for the caller; fleet_*_release() gives them back. NULL without memory. */
 struct snapshot **fleet_snapshots(struct fleet *fleet, bool all);

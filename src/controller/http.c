@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "controller/metrics.h"
 #include "controller/routes.h"
 #include "controller/tls.h"
 
@@ -43,7 +44,7 @@ struct request {
     struct auth_who who;
     const struct route *route;
     const char *param;
-    bool judged, refused, audited, counted;
+    bool judged, refused, accounted, counted;
     char *user_agent; /* or NULL */
     char allowed[64]; /* of a 405 */
     char *body;
@@ -172,7 +173,7 @@ static void work(struct job *job)
 }
 
 /* Before the answer is sent, so that whoever has the answer finds its line. */
-static void audit(struct request *rq)
+static void account(struct request *rq)
 {
     char remote[INET6_ADDRSTRLEN] = "unix";
     const union MHD_ConnectionInfo *info =
@@ -182,12 +183,14 @@ static void audit(struct request *rq)
     else if (info && info->client_addr && info->client_addr->sa_family == AF_INET6)
         inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)info->client_addr)->sin6_addr, remote, sizeof remote);
     rq->target_text[strcspn(rq->target_text, "?")] = 0;
-    rq->audited = true;
+    rq->accounted = true;
+    uint64_t took = clock_monotonic_ns() - rq->began_ns;
+    metrics_request(rq->route, rq->reply.status, took);
     struct audit_line line = {
         .method = rq->method,
         .path = rq->target_text,
         .status = rq->reply.status,
-        .latency_us = (clock_monotonic_ns() - rq->began_ns) / NS_PER_US,
+        .latency_us = took / NS_PER_US,
         .ua = rq->user_agent,
         .remote = remote,
         .token_id = *rq->who.name ? rq->who.name : NULL,
@@ -203,9 +206,10 @@ static enum MHD_Result answer(struct request *rq)
         return MHD_NO;
     rq->reply.body = NULL;
     rq->state = ANSWERED;
-    audit(rq);
+    account(rq);
     if (rq->reply.len)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
+                                rq->reply.type ? rq->reply.type : "application/json");
     if (rq->reply.status == 405)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, rq->allowed);
     if (rq->reply.status == 401)
@@ -290,8 +294,8 @@ static void end(void *arg, struct MHD_Connection *connection, void **context, en
     struct request *rq = *context;
     if (!rq)
         return;
-    if (rq->judged && !rq->audited)
-        audit(rq);
+    if (rq->judged && !rq->accounted)
+        account(rq);
     if (rq->counted)
         count(rq->http, -1);
     reply_free(&rq->reply);

@@ -9,6 +9,7 @@
 #include "controller/adopt.h"
 #include "controller/guest_files.h"
 #include "controller/http.h"
+#include "controller/metrics.h"
 #include "controller/monitor.h"
 #include "controller/options.h"
 #include "controller/sandboxes.h"
@@ -91,6 +92,14 @@ static void open_cgroup(struct controller *c)
     }
 }
 
+static void count_orphans(const struct adoption *adoption)
+{
+    metrics_orphans(ORPHAN_DEAD, adoption->reaped);
+    metrics_orphans(ORPHAN_HALF_MADE, adoption->undone);
+    metrics_orphans(ORPHAN_DIRECTORY, adoption->litter);
+    metrics_orphans(ORPHAN_SILENT, adoption->silent);
+}
+
 static int open_controller(struct controller *c, const struct options *o, struct err *err)
 {
     struct adoption adoption;
@@ -108,6 +117,8 @@ static int open_controller(struct controller *c, const struct options *o, struct
         rc = monitor_start(c, &c->monitor, err);
     if (rc == 0)
         rc = adopt_all(c, &adoption, err);
+    if (rc == 0)
+        count_orphans(&adoption);
     if (rc == 0 &&
         adoption.sandboxes + adoption.snapshots + adoption.reaped + adoption.undone + adoption.litter + adoption.silent)
         log_info("adopted %u sandboxes and %u snapshots; removed %u dead, %u half-made, %u directories; left %u alone",

@@ -2,8 +2,10 @@
  * which status a failure has is decided here and nowhere else. */
 #include "controller/routes.h"
 
+#include "base/clock.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
+#include "controller/metrics.h"
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
@@ -13,6 +15,7 @@
 void reply_json(struct reply *reply, unsigned status, json_t *json)
 {
     reply->status = status;
+    reply->type = NULL;
     reply->body = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
     reply->len = reply->body ? strlen(reply->body) : 0;
     json_decref(json);
@@ -39,6 +42,14 @@ static void healthz(struct controller *c, const struct call *call, struct reply 
 static void version(struct controller *c, const struct call *call, struct reply *reply)
 {
     reply_json(reply, 200, json_pack("{s:s, s:s}", "version", FORKD_VERSION, "api", "v1"));
+}
+
+static void metrics(struct controller *c, const struct call *call, struct reply *reply)
+{
+    reply->body = metrics_page(c);
+    reply->len = reply->body ? strlen(reply->body) : 0;
+    reply->status = reply->body ? 200 : 500;
+    reply->type = "text/plain; version=0.0.4";
 }
 
 static void snapshots_list(struct controller *c, const struct call *call, struct reply *reply)
@@ -201,9 +212,12 @@ static void sandbox_exec(struct controller *c, const struct call *call, struct r
         sandbox_unref(&c->fleet, b);
         return;
     }
+    uint64_t began = clock_monotonic_ns();
     int rc = sandbox_check_runs(c, b, &err);
     if (rc == 0)
         rc = agent_exec(&c->run, b->vmm.id, &rq, &answer, &err);
+    if (rc == 0)
+        metrics_observe(METRIC_EXEC, clock_monotonic_ns() - began);
     rest_exec_free(&rq);
     reply_answer(c, b, reply, rc, answer, &err);
 }
@@ -221,9 +235,12 @@ static void sandbox_eval(struct controller *c, const struct call *call, struct r
         sandbox_unref(&c->fleet, b);
         return;
     }
+    uint64_t began = clock_monotonic_ns();
     int rc = sandbox_check_runs(c, b, &err);
     if (rc == 0)
         rc = agent_eval(&c->run, b->vmm.id, &rq, &answer, &err);
+    if (rc == 0)
+        metrics_observe(METRIC_EXEC, clock_monotonic_ns() - began);
     rest_eval_free(&rq);
     reply_answer(c, b, reply, rc, answer, &err);
 }
@@ -246,19 +263,23 @@ static void sandbox_post_resume(struct controller *c, const struct call *call, s
  * made from is the administrator's. */
 static const struct route routes[] = {
     {"GET", {"healthz"}, ROUTE_QUICK, RIGHT_NONE, healthz},
+    {"GET", {"metrics"}, ROUTE_QUICK, RIGHT_READ, metrics},
     {"GET", {"version"}, ROUTE_QUICK, RIGHT_READ, version},
     {"GET", {"v1", "snapshots"}, ROUTE_QUICK, RIGHT_READ, snapshots_list},
     {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},
-    {"DELETE", {"v1", "snapshots", ":"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
+    {"DELETE", {"v1", "snapshots", ":tag"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
     {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_READ, sandboxes_list},
     {"POST", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_RUN, sandboxes_post},
-    {"GET", {"v1", "sandboxes", ":"}, ROUTE_QUICK, RIGHT_READ, sandbox_get},
-    {"DELETE", {"v1", "sandboxes", ":"}, ROUTE_ACTING, RIGHT_RUN, sandbox_delete},
-    {"POST", {"v1", "sandboxes", ":", "ping"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_ping},
-    {"POST", {"v1", "sandboxes", ":", "exec"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_exec},
-    {"POST", {"v1", "sandboxes", ":", "eval"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_eval},
-    {"POST", {"v1", "sandboxes", ":", "resume"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_resume},
+    {"GET", {"v1", "sandboxes", ":id"}, ROUTE_QUICK, RIGHT_READ, sandbox_get},
+    {"DELETE", {"v1", "sandboxes", ":id"}, ROUTE_ACTING, RIGHT_RUN, sandbox_delete},
+    {"POST", {"v1", "sandboxes", ":id", "ping"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_ping},
+    {"POST", {"v1", "sandboxes", ":id", "exec"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_exec},
+    {"POST", {"v1", "sandboxes", ":id", "eval"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_eval},
+    {"POST", {"v1", "sandboxes", ":id", "resume"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_resume},
 };
+
+enum { ROUTES = sizeof routes / sizeof *routes };
+_Static_assert(ROUTES <= (int)ROUTES_MAX, "every route has a number");
 
 static bool path_matches(const struct route *route, const struct rest_target *target, const char **param)
 {
@@ -280,7 +301,7 @@ const struct route *route_find(const char *method, const struct rest_target *tar
 {
     size_t len = 0;
     allowed[0] = 0;
-    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+    for (size_t i = 0; i < ROUTES; i++) {
         if (!path_matches(&routes[i], target, param))
             continue;
         if (!strcmp(routes[i].method, method))
@@ -288,4 +309,21 @@ const struct route *route_find(const char *method, const struct rest_target *tar
         len += (size_t)snprintf(allowed + len, cap - len, "%s%s", len ? ", " : "", routes[i].method);
     }
     return NULL;
+}
+
+const struct route *route_at(unsigned number)
+{
+    return number < ROUTES ? &routes[number] : NULL;
+}
+
+unsigned route_number(const struct route *route)
+{
+    return (unsigned)(route - routes);
+}
+
+void route_path(const struct route *route, char path[ROUTE_PATH_MAX])
+{
+    size_t len = 0;
+    for (unsigned i = 0; i < 5 && route->path[i]; i++)
+        len += (size_t)snprintf(path + len, ROUTE_PATH_MAX - len, "/%s", route->path[i]);
 }

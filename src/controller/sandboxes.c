@@ -13,6 +13,7 @@
 #include "base/own.h"
 #include "controller/agent_client.h"
 #include "controller/leaf.h"
+#include "controller/metrics.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
 #include "controller/snapshots.h"
@@ -117,9 +118,13 @@ static struct sandbox *batch_next(struct batch *batch)
 static void batch_work(struct batch *batch)
 {
     struct err err;
-    for (struct sandbox *b; (b = batch_next(batch));)
+    for (struct sandbox *b; (b = batch_next(batch));) {
+        uint64_t began = clock_monotonic_ns();
         if (child_start(batch->c, b, &err) < 0)
             batch_fail(batch, b, &err);
+        else
+            metrics_observe(METRIC_SPAWN, clock_monotonic_ns() - began);
+    }
 }
 
 static void batch_unref(struct batch *batch)

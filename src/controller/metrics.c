@@ -1,0 +1,192 @@
+/* metrics.c: see metrics.h. */
+#include "controller/metrics.h"
+
+#include "base/clock.h"
+#include "base/own.h"
+#include "controller/controller.h"
+#include "controller/routes.h"
+
+#include <string.h>
+
+enum { BUCKETS_MAX = 16, STATUS_MAX = 600 };
+
+/* Upper bounds in microseconds, 0-terminated. */
+static const uint32_t bounds_pause[] = {50, 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 250000, 0};
+static const uint32_t bounds_spawn[] = {500,   1000,   2000,   3000,    5000,    10000,    25000,
+                                        50000, 100000, 250000, 1000000, 5000000, 30000000, 0};
+static const uint32_t bounds_work[] = {100,    500,     1000,    5000,     10000,     50000, 100000,
+                                       500000, 1000000, 5000000, 30000000, 300000000, 0};
+
+struct histogram {
+    atomic_uint_fast64_t bucket[BUCKETS_MAX + 1]; /* of each alone; the last is for all that is longer */
+    atomic_uint_fast64_t sum_ns;
+};
+
+struct family {
+    const char *name, *help, *label; /* `label` is the name of the label its series are told apart by, or NULL */
+    const uint32_t *bounds;
+};
+
+static const struct family family_spawn = {"forkd_spawn_duration_seconds",
+                                           "From the start of a fork to its guest's answer, for each sandbox.", NULL,
+                                           bounds_spawn};
+static const struct family family_exec = {"forkd_exec_duration_seconds", "Commands and code run in guests.", NULL,
+                                          bounds_work};
+static const struct family family_pause = {"forkd_branch_pause_seconds", "How long a branch's source stood still.",
+                                           NULL, bounds_pause};
+static const struct family family_phase = {"forkd_branch_pause_phase_seconds", "The same, by what was done then.",
+                                           "phase", bounds_pause};
+static const struct family family_request = {"forkd_request_duration_seconds",
+                                             "From a request's first line to its answer.", NULL, bounds_work};
+
+static const struct {
+    const struct family *family;
+    const char *label;
+} series[] = {
+    [METRIC_SPAWN] = {&family_spawn, NULL},          [METRIC_EXEC] = {&family_exec, NULL},
+    [METRIC_PAUSE] = {&family_pause, NULL},          [METRIC_PAUSE_KICK] = {&family_phase, "kick"},
+    [METRIC_PAUSE_SAVE] = {&family_phase, "save"},   [METRIC_PAUSE_LOG] = {&family_phase, "log"},
+    [METRIC_PAUSE_PAGES] = {&family_phase, "pages"}, [METRIC_PAUSE_RESUME] = {&family_phase, "resume"},
+};
+_Static_assert(sizeof series / sizeof *series == METRICS_END, "every metric is in a family");
+
+static const char *const orphan_names[] = {"dead", "half_made", "directory", "silent"};
+_Static_assert(sizeof orphan_names / sizeof *orphan_names == ORPHANS_END, "every kind of orphan has a name");
+
+static struct histogram observed[METRICS_END], requests[ROUTES_MAX + 1]; /* the last is for what has no route */
+static atomic_uint_fast64_t responses[STATUS_MAX], orphans[ORPHANS_END];
+
+static void histogram_add(struct histogram *h, const uint32_t *bounds, uint64_t ns)
+{
+    unsigned i = 0;
+    while (bounds[i] && ns > bounds[i] * NS_PER_US)
+        i++;
+    atomic_fetch_add_explicit(&h->bucket[i], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum_ns, ns, memory_order_relaxed);
+}
+
+void metrics_observe(enum metric metric, uint64_t ns)
+{
+    histogram_add(&observed[metric], series[metric].family->bounds, ns);
+}
+
+void metrics_request(const struct route *route, unsigned status, uint64_t ns)
+{
+    histogram_add(&requests[route ? route_number(route) : ROUTES_MAX], family_request.bounds, ns);
+    if (status < STATUS_MAX)
+        atomic_fetch_add_explicit(&responses[status], 1, memory_order_relaxed);
+}
+
+void metrics_orphans(enum orphan kind, unsigned count)
+{
+    atomic_fetch_add_explicit(&orphans[kind], count, memory_order_relaxed);
+}
+
+static void print_head(FILE *to, const char *name, const char *type, const char *help)
+{
+    fprintf(to, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void print_gauge(FILE *to, const char *name, const char *help, uint64_t value)
+{
+    print_head(to, name, "gauge", help);
+    fprintf(to, "%s %llu\n", name, (unsigned long long)value);
+}
+
+/* `labels` is "" or `name="value"`, `name="value",...`. */
+static void print_histogram(FILE *to, const struct family *family, const char *labels, struct histogram *h)
+{
+    uint64_t count = 0;
+    const char *comma = *labels ? "," : "", *open = *labels ? "{" : "", *close = *labels ? "}" : "";
+    unsigned i = 0;
+    for (; family->bounds[i]; i++) {
+        count += atomic_load(&h->bucket[i]);
+        fprintf(to, "%s_bucket{%s%sle=\"%g\"} %llu\n", family->name, labels, comma, family->bounds[i] / 1e6,
+                (unsigned long long)count);
+    }
+    count += atomic_load(&h->bucket[i]);
+    fprintf(to, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", family->name, labels, comma, (unsigned long long)count);
+    fprintf(to, "%s_sum%s%s%s %.9f\n", family->name, open, labels, close, (double)atomic_load(&h->sum_ns) / 1e9);
+    fprintf(to, "%s_count%s%s%s %llu\n", family->name, open, labels, close, (unsigned long long)count);
+}
+
+static void print_observed(FILE *to)
+{
+    const struct family *last = NULL;
+    for (int m = 0; m < METRICS_END; m++) {
+        const struct family *family = series[m].family;
+        char labels[64] = "";
+        if (family != last)
+            print_head(to, family->name, "histogram", family->help);
+        if (family->label)
+            snprintf(labels, sizeof labels, "%s=\"%s\"", family->label, series[m].label);
+        print_histogram(to, family, labels, &observed[m]);
+        last = family;
+    }
+}
+
+static void print_requests(FILE *to)
+{
+    char path[ROUTE_PATH_MAX], labels[ROUTE_PATH_MAX + 64];
+    const struct route *route;
+    print_head(to, family_request.name, "histogram", family_request.help);
+    for (unsigned i = 0; (route = route_at(i)); i++) {
+        route_path(route, path);
+        snprintf(labels, sizeof labels, "method=\"%s\",route=\"%s\"", route->method, path);
+        print_histogram(to, &family_request, labels, &requests[i]);
+    }
+    print_histogram(to, &family_request, "method=\"\",route=\"none\"", &requests[ROUTES_MAX]);
+    print_head(to, "forkd_responses_total", "counter", "Requests answered, by status.");
+    for (unsigned status = 100; status < STATUS_MAX; status++) {
+        uint64_t count = atomic_load(&responses[status]);
+        if (count)
+            fprintf(to, "forkd_responses_total{status=\"%u\"} %llu\n", status, (unsigned long long)count);
+    }
+}
+
+static void print_orphans(FILE *to)
+{
+    print_head(to, "forkd_orphans_found_total", "counter", "What a controller before this one left, by what it was.");
+    for (int kind = 0; kind < ORPHANS_END; kind++)
+        fprintf(to, "forkd_orphans_found_total{kind=\"%s\"} %llu\n", orphan_names[kind],
+                (unsigned long long)atomic_load(&orphans[kind]));
+}
+
+/* proc(5): the second number of statm is resident pages. */
+static void print_process(FILE *to)
+{
+    own_file FILE *statm = fopen("/proc/self/statm", "re");
+    unsigned long long resident;
+    if (statm && fscanf(statm, "%*u %llu", &resident) == 1)
+        print_gauge(to, "process_resident_memory_bytes", "Memory of the controller itself.",
+                    resident * (unsigned long long)sysconf(_SC_PAGESIZE));
+}
+
+static void print_gauges(FILE *to, struct controller *c)
+{
+    unsigned snapshots = 0, sandboxes = 0;
+    fleet_count(&c->fleet, &snapshots, &sandboxes);
+    print_gauge(to, "forkd_snapshots_total", "Snapshots that are listed.", snapshots);
+    print_gauge(to, "forkd_sandboxes_active", "Sandboxes that are listed.", sandboxes);
+    print_head(to, "forkd_build_info", "gauge", "Always 1; the version is its label.");
+    fprintf(to, "forkd_build_info{version=\"%s\"} 1\n", FORKD_VERSION);
+}
+
+char *metrics_page(struct controller *c)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *to = open_memstream(&text, &len);
+    if (!to)
+        return NULL;
+    print_gauges(to, c);
+    print_observed(to);
+    print_requests(to);
+    print_orphans(to);
+    print_process(to);
+    if (fclose(to) != 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
