@@ -21,6 +21,7 @@ int verb_json(json_t *json);
 extern const struct verb verb_snapshot;
 extern const struct verb verb_spawn;
 extern const struct verb verb_fork;
+extern const struct verb verb_branch;
 extern const struct verb verb_ls;
 extern const struct verb verb_exec;
 extern const struct verb verb_eval;

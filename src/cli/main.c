@@ -12,8 +12,9 @@
 
 /* In the order of --help. */
 static const struct verb *const verbs[] = {
-    &verb_quickstart, &verb_doctor, &verb_images, &verb_snapshot, &verb_spawn, &verb_fork, &verb_ls,      &verb_exec,
-    &verb_eval,       &verb_ping,   &verb_kill,   &verb_resume,   &verb_rmi,   &verb_stop, &verb_version, NULL,
+    &verb_quickstart, &verb_doctor, &verb_images, &verb_snapshot, &verb_spawn, &verb_fork,
+    &verb_branch,     &verb_ls,     &verb_exec,   &verb_eval,     &verb_ping,  &verb_kill,
+    &verb_resume,     &verb_rmi,    &verb_stop,   &verb_version,  NULL,
 };
 
 int verb_fail(const struct err *err)

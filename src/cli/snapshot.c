@@ -1,4 +1,5 @@
 /* snapshot.c: forkd snapshot. */
+#include "cli/branch.h"
 #include "cli/cli.h"
 #include "cli/progress.h"
 
@@ -65,9 +66,9 @@ static int create(const struct args *args, json_t *body, const char *tag)
 }
 
 static struct {
-    const char *tag, *image, *kernel, *rootfs, *initrd, *ready, *warmup, *code, *tap;
+    const char *tag, *image, *kernel, *rootfs, *initrd, *ready, *warmup, *code, *tap, *sandbox;
     unsigned mem, vcpus, wait;
-    bool rw;
+    bool rw, diff, live, no_wait;
 } options;
 
 static const struct arg flags[] = {
@@ -84,6 +85,11 @@ static const struct arg flags[] = {
     {"ready-cmd", 0, ARG_TEXT, &options.ready, "COMMAND", "a shell command that must succeed once the agent is up"},
     {"warmup", 0, ARG_TEXT, &options.warmup, "M[,M...]", "Python modules to import"},
     {"warmup-code", 0, ARG_TEXT, &options.code, "CODE", "Python code to run instead"},
+    {"from-sandbox", 0, ARG_TEXT, &options.sandbox, "ID",
+     "branch this sandbox instead of booting, as forkd branch does"},
+    {"diff", 0, ARG_FLAG, &options.diff, NULL, NULL},
+    {"live", 0, ARG_FLAG, &options.live, NULL, NULL},
+    {"no-wait", 0, ARG_FLAG, &options.no_wait, NULL, "with --from-sandbox: see forkd branch"},
     {"tap", 0, ARG_TEXT, &options.tap, NULL, NULL},
     {0},
 };
@@ -109,10 +115,28 @@ static json_t *body_make(void)
     return body;
 }
 
+static int branch(const struct args *args)
+{
+    const struct branch_wish wish = {.sandbox = options.sandbox,
+                                     .tag = options.tag,
+                                     .diff = options.diff,
+                                     .live = options.live,
+                                     .no_wait = options.no_wait};
+    if (options.image || options.kernel || options.rootfs || options.initrd)
+        return verb_usage("--from-sandbox boots nothing: it goes with --tag, --diff, --live and --no-wait");
+    if (options.diff && options.live)
+        return verb_usage("--diff and --live exclude each other");
+    return branch_make(args, &wish);
+}
+
 static int snapshot_run(const struct args *args)
 {
     if (!options.tag)
         options.tag = getenv("FORKD_TAG");
+    if (!args->count && options.sandbox)
+        return branch(args);
+    if (options.diff || options.live || options.no_wait)
+        return verb_usage("--diff, --live and --no-wait go with --from-sandbox");
     if (args->count || !options.tag || !*options.tag)
         return verb_usage("forkd snapshot needs --tag and nothing else but options; see forkd snapshot --help");
     if (options.warmup && options.code)
@@ -127,7 +151,8 @@ static int snapshot_run(const struct args *args)
 const struct verb verb_snapshot = {
     .name = "snapshot",
     .what = "boot and warm up a parent, make it a template",
-    .usage = "--tag TAG (--image IMAGE | --kernel FILE [--rootfs FILE] [--initrd FILE]) [options]",
+    .usage = "--tag TAG (--image IMAGE | --kernel FILE [--rootfs FILE] [--initrd FILE]) [options]\n"
+             "--from-sandbox ID [--tag TAG] [--no-wait]",
     .about = "Boots a parent, waits for its agent, warms it up and makes it a template that sandboxes are forked from.",
     .flags = flags,
     .run = snapshot_run,

@@ -4,7 +4,8 @@
  * that answers is the one. A row in state making is an intent whose controller died: what lives of it is killed,
  * the row removed. A ready row whose VMM answers is taken over; one whose VMM is dead is removed, or, if it is a
  * snapshot, kept as failed with the reason, so that its user is told. Snapshots come first, as the sandboxes
- * hold on to them. In the end every directory in the run directory that had no row is removed.
+ * hold on to them: to the one they were spawned from and to their last branch. In the end every directory in the run
+ * directory that had no row is removed.
  *
  * A VMM that is there and does not answer in time, since the host is busy or it is, is neither: nothing here has a
  * hold on it, and what forgets it leaves a machine that nobody can end. Its row and its directory stay as they are,
@@ -17,12 +18,14 @@
 #include "controller/monitor.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
-#include "sys/cgroup.h"
 
 #include <string.h>
 
+enum fate { SKIPPED, LIVES, DEAD, SILENT };
+
 struct rows {
     struct snapshot_row *snapshot;
+    enum fate *fate; /* of the snapshots */
     struct sandbox_row *sandbox;
     size_t snapshots, sandboxes;
 };
@@ -69,12 +72,19 @@ static bool id_sound(const char *id)
     return false;
 }
 
-static int tree_open(struct controller *c, struct snapshot *s)
+/* The tree of that name, with a reference for the caller; NULL without memory. Its rows may come in any order. */
+static struct tree *tree_of(struct controller *c, const char *id)
 {
     struct err err;
-    if (c->cgroup >= 0 && cgroup_create(c->cgroup, s->template.id, &s->cgroup, &err) < 0)
+    list_for_each (n, &c->fleet.snapshots) {
+        struct snapshot *s = list_entry(n, struct snapshot, link);
+        if (!strcmp(s->tree->id, id))
+            return tree_ref(s->tree);
+    }
+    struct tree *tree = tree_new(id);
+    if (tree && tree_open(tree, c->cgroup, &err) < 0)
         log_warn("%s", err.text);
-    return 0;
+    return tree;
 }
 
 /* A child that never leaves keeps a hidden one from being retired. */
@@ -86,50 +96,59 @@ static void snapshot_is_silent(struct snapshot *s, const struct err *why)
     s->children++;
 }
 
-static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, struct adoption *adoption,
-                          struct err *err)
+static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, enum fate *fate, struct err *err)
 {
     struct err why;
     struct snapshot *s = snapshot_new(row->tag);
-    if (!s)
+    if (!s || !(s->tree = tree_of(c, row->tree))) {
+        snapshot_unref(&c->fleet, s);
         return err_say(err, ENOMEM, "out of memory");
+    }
     memcpy(s->template.id, row->id, sizeof s->template.id);
     memcpy(s->template.secret, row->secret, sizeof s->template.secret);
     memcpy(s->reason, row->reason, sizeof s->reason);
     s->created_at_unix = row->created_at_unix;
     s->has_disk = row->has_disk;
-    tree_open(c, s);
+    s->branch = row->branch;
 
     int found = row->state == ROW_FAILED ? -ENOENT : vmm_adopt(&c->run, &s->template, &why);
-    bool lives = found == 0, silent = found == -ETIMEDOUT;
-    s->state = row->state == ROW_HIDDEN ? SNAPSHOT_HIDDEN : lives ? SNAPSHOT_READY : SNAPSHOT_FAILED;
-    if (silent)
+    *fate = found == 0 ? LIVES : found == -ETIMEDOUT ? SILENT : DEAD;
+    s->state = row->state == ROW_HIDDEN ? SNAPSHOT_HIDDEN : *fate == LIVES ? SNAPSHOT_READY : SNAPSHOT_FAILED;
+    if (*fate == SILENT)
         snapshot_is_silent(s, &why);
+    else if (*fate == DEAD && row->state == ROW_READY)
+        log_warn("snapshot %s: %s", s->tag, why.text);
     int rc = fleet_snapshot_add(&c->fleet, s, err);
-    if (rc == 0 && silent) {
+    snapshot_unref(&c->fleet, s);
+    return rc;
+}
+
+/* Once all are in the fleet, so that a tree is not taken for empty. */
+static void snapshot_settle(struct controller *c, const struct snapshot_row *row, enum fate fate,
+                            struct adoption *adoption)
+{
+    struct snapshot *s = snapshot_of(c, row->id);
+    if (fate == SILENT) {
         adoption->silent++;
-    } else if (rc == 0 && row->state == ROW_MAKING) {
+    } else if (row->state == ROW_MAKING) {
         vmm_destroy(&s->template);
         snapshot_finish(c, s);
         adoption->undone++;
-    } else if (rc == 0 && lives) {
+    } else if (fate == LIVES) {
         monitor_watch_snapshot(c->monitor, s);
         adoption->snapshots++;
-    } else if (rc == 0 && row->state == ROW_READY) {
+    } else if (row->state == ROW_READY) {
         s->state = SNAPSHOT_READY; /* as it was; its burial makes it failed and writes that down */
-        log_warn("snapshot %s: %s", s->tag, why.text);
         snapshot_bury(c, s);
         adoption->reaped++;
     }
-    snapshot_unref(&c->fleet, s);
-    return rc;
 }
 
 static void sandbox_leftovers(struct controller *c, const struct snapshot *base, const char *id)
 {
     struct err err;
     if (base)
-        leaf_remove(base->cgroup, id);
+        leaf_remove(base->tree->cgroup, id);
     rundir_remove(&c->run, id);
     if (registry_sandbox_remove(c->registry, id, &err) < 0)
         log_error("%s", err.text);
@@ -174,10 +193,16 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
     b->memory_limit_mib = row->memory_limit_mib;
     if (vmm.stalled)
         snprintf(b->stalled, sizeof b->stalled, "it waits for space on its disk");
-    if (base->cgroup >= 0 && cgroup_create(base->cgroup, b->vmm.id, &b->cgroup, &why) < 0)
+    b->branch_count = row->branch_count;
+    if (tree_leaf(base->tree, b->vmm.id, &b->cgroup, &why) < 0)
         log_warn("%s", why.text);
     pthread_mutex_lock(&c->fleet.lock);
     base->children++;
+    b->last = snapshot_of(c, row->last_id); /* NULL: it is gone, and an earlier one will do */
+    if (b->last) {
+        b->last->refs++;
+        b->last->children++;
+    }
     pthread_mutex_unlock(&c->fleet.lock);
     fleet_sandbox_add(&c->fleet, b);
     monitor_watch_sandbox(c->monitor, b);
@@ -211,9 +236,15 @@ static void retire_childless(struct controller *c)
 static int adopt_rows(struct controller *c, struct rows *rows, struct adoption *adoption, struct err *err)
 {
     int rc = 0;
+    rows->fate = calloc(rows->snapshots + 1, sizeof *rows->fate);
+    if (!rows->fate)
+        return err_say(err, ENOMEM, "out of memory");
     for (size_t i = 0; rc == 0 && i < rows->snapshots; i++)
-        if (id_sound(rows->snapshot[i].id))
-            rc = snapshot_adopt(c, &rows->snapshot[i], adoption, err);
+        if (id_sound(rows->snapshot[i].id) && id_sound(rows->snapshot[i].tree))
+            rc = snapshot_adopt(c, &rows->snapshot[i], &rows->fate[i], err);
+    for (size_t i = 0; rc == 0 && i < rows->snapshots; i++)
+        if (rows->fate[i] != SKIPPED)
+            snapshot_settle(c, &rows->snapshot[i], rows->fate[i], adoption);
     for (size_t i = 0; rc == 0 && i < rows->sandboxes; i++)
         if (id_sound(rows->sandbox[i].id))
             rc = sandbox_adopt(c, &rows->sandbox[i], adoption, err);
@@ -234,6 +265,7 @@ int adopt_all(struct controller *c, struct adoption *adoption, struct err *err)
     if (rc == 0)
         rc = adopt_rows(c, &rows, adoption, err);
     free(rows.snapshot);
+    free(rows.fate);
     free(rows.sandbox);
     return rc;
 }

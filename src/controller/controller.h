@@ -19,6 +19,8 @@ struct controller {
     char program[PATH_MAX]; /* forkd-vmm */
     char snapshot_root[PATH_MAX], images[PATH_MAX];
     unsigned spawns_at_once; /* children of one request in flight */
+    unsigned branch_concurrency;
+    atomic_uint branches_in_flight;
     struct rundir run;
     int cgroup; /* forkd's directory, -1: this host has none */
     char cgroup_reason[ERR_TEXT_MAX];

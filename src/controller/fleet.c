@@ -38,7 +38,6 @@ struct snapshot *snapshot_new(const char *tag)
         return NULL;
     s->refs = 1;
     snprintf(s->tag, sizeof s->tag, "%s", tag);
-    s->cgroup = -1;
     s->template = (struct vmm)VMM_EMPTY;
     s->death.fd = -1;
     pthread_mutex_init(&s->spawning, NULL);
@@ -55,6 +54,7 @@ struct sandbox *sandbox_new(struct fleet *fleet, struct snapshot *base)
     b->cgroup = -1;
     b->vmm = (struct vmm)VMM_EMPTY;
     b->death.fd = b->words.fd = -1;
+    pthread_mutex_init(&b->branching, NULL);
     pthread_mutex_lock(&fleet->lock);
     base->refs++;
     pthread_mutex_unlock(&fleet->lock);
@@ -64,7 +64,7 @@ struct sandbox *sandbox_new(struct fleet *fleet, struct snapshot *base)
 static void snapshot_free(struct snapshot *s)
 {
     vmm_release(&s->template);
-    fd_close(&s->cgroup);
+    tree_unref(s->tree);
     pthread_mutex_destroy(&s->spawning);
     free(s);
 }
@@ -91,6 +91,8 @@ void sandbox_unref(struct fleet *fleet, struct sandbox *b)
         return;
     vmm_release(&b->vmm);
     fd_close(&b->cgroup);
+    pthread_mutex_destroy(&b->branching);
+    snapshot_unref(fleet, b->last);
     snapshot_unref(fleet, b->base);
     free(b);
 }
@@ -121,6 +123,7 @@ int fleet_snapshot_add(struct fleet *fleet, struct snapshot *s, struct err *err)
     if (!taken || s->state == SNAPSHOT_HIDDEN) {
         list_append(&fleet->snapshots, &s->link);
         s->refs++;
+        s->tree->templates++;
         taken = false;
     }
     pthread_mutex_unlock(&fleet->lock);
@@ -159,6 +162,14 @@ struct sandbox *fleet_sandbox_find(struct fleet *fleet, const char *id)
         found->refs++;
     pthread_mutex_unlock(&fleet->lock);
     return found;
+}
+
+bool fleet_tree_leave(struct fleet *fleet, struct snapshot *s)
+{
+    pthread_mutex_lock(&fleet->lock);
+    bool last = --s->tree->templates == 0;
+    pthread_mutex_unlock(&fleet->lock);
+    return last;
 }
 
 bool fleet_snapshot_end(struct fleet *fleet, struct snapshot *s)

@@ -21,12 +21,14 @@
  *
  * Invariants.
  * 1. A sandbox holds a reference to its snapshot, and is one of its `children` from before it is forked until it
- *    is GONE.
+ *    is GONE. The same is so of its last branch, as long as that is the last, and of whatever a branch is being forked
+ *    from: the template of the next branch is there, deleted or not.
  * 2. Descriptors of an object are closed with its last reference, so whoever holds one may use them. */
 #ifndef FORKD_CONTROLLER_FLEET_H
 #define FORKD_CONTROLLER_FLEET_H
 
 #include "base/list.h"
+#include "controller/trees.h"
 #include "controller/vmm_client.h"
 #include "proto/rest.h"
 #include "sys/loop.h"
@@ -42,7 +44,8 @@ struct snapshot {
     char tag[REST_TAG_MAX + 1];
     uint64_t created_at_unix;
     bool has_disk;
-    int cgroup; /* of its tree, -1: none */
+    struct tree *tree;
+    struct rest_branch branch; /* where it came from; no source: it was booted */
     enum snapshot_state state;
     char reason[ERR_TEXT_MAX]; /* why it FAILED */
     unsigned children;
@@ -63,6 +66,12 @@ struct sandbox {
     char reason[ERR_TEXT_MAX];  /* why it ended, as its VMM said */
     char stalled[ERR_TEXT_MAX]; /* why its guest stands still; "" while it runs */
     bool resuming;              /* RESUME was sent, and not answered */
+
+    pthread_mutex_t branching; /* held by the one thread that branches it */
+    struct snapshot *last;     /* its last complete branch, NULL: none */
+    unsigned branch_count;
+    uint32_t stream;                   /* the number of the STREAM it serves; 0: none */
+    char stream_refusal[ERR_TEXT_MAX]; /* why it does not; "": it did not refuse */
 
     struct vmm vmm;
     struct loop_source death, words; /* the monitor's */
@@ -88,13 +97,17 @@ struct sandbox *sandbox_new(struct fleet *fleet, struct snapshot *base);
 void snapshot_unref(struct fleet *fleet, struct snapshot *snapshot);
 void sandbox_unref(struct fleet *fleet, struct sandbox *sandbox);
 
-/* The table takes a reference of its own. -EEXIST: there is a snapshot of that tag that is not HIDDEN. */
+/* The table takes a reference of its own, and its tree has a template more. -EEXIST: there is a snapshot of that tag
+ * that is not HIDDEN. */
 int fleet_snapshot_add(struct fleet *fleet, struct snapshot *snapshot, struct err *err);
 void fleet_sandbox_add(struct fleet *fleet, struct sandbox *sandbox);
 
 /* A reference for the caller, or NULL. Hidden snapshots and ending sandboxes are not found. */
 struct snapshot *fleet_snapshot_find(struct fleet *fleet, const char *tag);
 struct sandbox *fleet_sandbox_find(struct fleet *fleet, const char *id);
+
+/* Its tree has a template less; true: that was the last. */
+bool fleet_tree_leave(struct fleet *fleet, struct snapshot *snapshot);
 
 /* Out of the table (its reference is dropped) and GONE; waiters are told. True for the first caller only. */
 bool fleet_snapshot_end(struct fleet *fleet, struct snapshot *snapshot);

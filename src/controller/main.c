@@ -105,6 +105,7 @@ static int open_controller(struct controller *c, const struct options *o, struct
     struct adoption adoption;
     snprintf(c->snapshot_root, sizeof c->snapshot_root, "%s", o->snapshot_root);
     guest_images_dir(c->images, sizeof c->images);
+    c->branch_concurrency = o->branch_concurrency;
     c->spawns_at_once = o->spawns_at_once ? o->spawns_at_once : 2 * (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
     int rc = vmm_program(c->program, sizeof c->program, err);
     if (rc == 0)

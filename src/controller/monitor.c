@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "controller/branches.h"
 #include "controller/controller.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
@@ -85,6 +86,8 @@ static void sandbox_spoke(struct loop_source *source, uint32_t events)
         sandbox_stalls(m, b, false, message.failed.text);
     else if (message.type == CTL_RESUMED)
         sandbox_stalls(m, b, true, "");
+    else if (message.type == CTL_FAILED && sandbox_refuses_branch(m->c, b, message.request, message.failed.text))
+        log_warn("sandbox %s cannot be branched: %s", b->vmm.id, message.failed.text);
     else if (message.type == CTL_FAILED)
         sandbox_stalls(m, b, true, message.failed.text);
     ctl_message_close(&message);

@@ -3,6 +3,7 @@
 
 #include "base/io.h"
 #include "base/own.h"
+#include "controller/branches.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -23,6 +24,7 @@ static const char help[] =
     "  --tls-cert FILE      speak TLS with this certificate (PEM), and those that vouch for it (FORKD_TLS_CERT)\n"
     "  --tls-key FILE       the certificate's key (FORKD_TLS_KEY)\n"
     "  --spawns-at-once N   children of one request in flight (two per CPU)\n"
+    "  --branch-concurrency N  branches that may be under way at a time (FORKD_BRANCH_CONCURRENCY; 4)\n"
     "  --kill-on-exit       end sandboxes and templates with the controller; without it they live on\n"
     "  --ready-fd FD        gets one byte when requests are served, for whoever starts this\n"
     "  --version, --help\n"
@@ -39,6 +41,7 @@ enum {
     OPT_TLS_CERT,
     OPT_TLS_KEY,
     OPT_SPAWNS,
+    OPT_BRANCHES,
     OPT_KILL,
     OPT_READY,
     OPT_HELP,
@@ -55,6 +58,7 @@ static const struct option flags[] = {
     {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
     {"tls-key", required_argument, NULL, OPT_TLS_KEY},
     {"spawns-at-once", required_argument, NULL, OPT_SPAWNS},
+    {"branch-concurrency", required_argument, NULL, OPT_BRANCHES},
     {"kill-on-exit", no_argument, NULL, OPT_KILL},
     {"prewarm-scratch-dir", required_argument, NULL, OPT_NONE}, /* of the original; needs nothing here */
     {"ready-fd", required_argument, NULL, OPT_READY},
@@ -92,6 +96,17 @@ static void default_root(char *path, size_t cap)
         snprintf(path, cap, "%s/.local/share/forkd/snapshots", home ? home : "");
 }
 
+/* NULL: as many as by default. */
+static int set_branches(struct options *o, const char *text, struct err *err)
+{
+    char *end;
+    unsigned long n = text ? strtoul(text, &end, 10) : BRANCHES_DEFAULT;
+    if (text && (!isdigit((unsigned char)*text) || *end || n == 0 || n > BRANCHES_MAX))
+        return err_say(err, EINVAL, "--branch-concurrency must be a number from 1 to %d", BRANCHES_MAX);
+    o->branch_concurrency = (unsigned)n;
+    return 0;
+}
+
 static int defaults(struct options *o, struct err *err)
 {
     *o = (struct options){.bind = env_or("FORKD_BIND", "127.0.0.1:8889"),
@@ -106,7 +121,8 @@ static int defaults(struct options *o, struct err *err)
         snprintf(o->snapshot_root, sizeof o->snapshot_root, "%s", root);
     else
         default_root(o->snapshot_root, sizeof o->snapshot_root);
-    return set_state(o, env_or("FORKD_STATE", "/var/lib/forkd/state.db"), err);
+    int rc = set_branches(o, env_or("FORKD_BRANCH_CONCURRENCY", NULL), err);
+    return rc < 0 ? rc : set_state(o, env_or("FORKD_STATE", "/var/lib/forkd/state.db"), err);
 }
 
 static int set_spawns(struct options *o, const char *text, struct err *err)
@@ -156,6 +172,8 @@ static int take_flag(struct options *o, int flag, struct err *err)
         break;
     case OPT_SPAWNS:
         return set_spawns(o, optarg, err);
+    case OPT_BRANCHES:
+        return set_branches(o, optarg, err);
     case OPT_READY:
         return set_ready(o, optarg, err);
     case OPT_KILL:

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { APPLICATION_ID = 0x666b6463 /* "fkdc" */, SCHEMA_VERSION = 1 };
+enum { APPLICATION_ID = 0x666b6463 /* "fkdc" */, SCHEMA_VERSION = 2 };
 
 enum statement {
     BEGIN,
@@ -20,8 +20,12 @@ enum statement {
     SNAPSHOT_SET,
     SNAPSHOT_REMOVE,
     SNAPSHOT_EACH,
+    BRANCH_ADD,
+    BRANCH_SET,
+    BRANCH_REMOVE,
     SANDBOX_ADD,
     SANDBOX_READY,
+    SANDBOX_BRANCHED,
     SANDBOX_REMOVE,
     SANDBOX_EACH,
     STATEMENTS
@@ -31,26 +35,49 @@ static const char *const statement_text[] = {
     [BEGIN] = "BEGIN IMMEDIATE",
     [COMMIT] = "COMMIT",
     [ROLLBACK] = "ROLLBACK",
-    [SNAPSHOT_ADD] = "INSERT INTO snapshots(id, tag, state, reason, created, secret, has_disk) VALUES(?,?,?,?,?,?,?)",
+    [SNAPSHOT_ADD] =
+        "INSERT INTO snapshots(id, tag, state, reason, created, secret, has_disk, tree) VALUES(?,?,?,?,?,?,?,?)",
     [SNAPSHOT_SET] = "UPDATE snapshots SET state = ?2, reason = ?3 WHERE id = ?1",
     [SNAPSHOT_REMOVE] = "DELETE FROM snapshots WHERE id = ?",
-    [SNAPSHOT_EACH] = "SELECT id, tag, state, reason, created, secret, has_disk FROM snapshots",
+    [SNAPSHOT_EACH] = "SELECT id, tag, state, reason, created, secret, has_disk, tree, source, parent_tag, mode,"
+                      " kick_us, save_us, log_us, pages_us, resume_us, rounds, pages_streamed, pages_in_pause, ready_us"
+                      " FROM snapshots LEFT JOIN branches USING(id)",
+    [BRANCH_ADD] = "INSERT INTO branches(id, source, parent_tag, mode) VALUES(?,?,?,?)",
+    [BRANCH_SET] = "UPDATE branches SET kick_us = ?2, save_us = ?3, log_us = ?4, pages_us = ?5, resume_us = ?6,"
+                   " rounds = ?7, pages_streamed = ?8, pages_in_pause = ?9, ready_us = ?10 WHERE id = ?1",
+    [BRANCH_REMOVE] = "DELETE FROM branches WHERE id = ?",
     [SANDBOX_ADD] =
         "INSERT INTO sandboxes(id, snapshot_id, state, created, memory_limit_mib, secret) VALUES(?,?,?,?,?,?)",
     [SANDBOX_READY] = "UPDATE sandboxes SET state = 2 WHERE id = ?",
+    [SANDBOX_BRANCHED] = "UPDATE sandboxes SET last_id = ?2, branch_count = branch_count + 1 WHERE id = ?1",
     [SANDBOX_REMOVE] = "DELETE FROM sandboxes WHERE id = ?",
-    [SANDBOX_EACH] = "SELECT id, snapshot_id, state, created, memory_limit_mib, secret FROM sandboxes",
+    [SANDBOX_EACH] = "SELECT id, snapshot_id, state, created, memory_limit_mib, secret, last_id, branch_count"
+                     " FROM sandboxes",
 };
 _Static_assert(sizeof statement_text / sizeof *statement_text == STATEMENTS, "every statement has its text");
 _Static_assert(ROW_READY == 2, "as SANDBOX_READY has it");
 
-static const char schema[] =
+/* What brings a file from version i to i + 1; a fresh one is of version 0. What was released is never changed. */
+static const char *const schema_steps[] = {
     "CREATE TABLE snapshots(id TEXT PRIMARY KEY, tag TEXT NOT NULL, state INTEGER NOT NULL, reason TEXT NOT NULL,"
     " created INTEGER NOT NULL, secret BLOB NOT NULL, has_disk INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE UNIQUE INDEX snapshots_tag ON snapshots(tag) WHERE state <> 4;"
     "CREATE TABLE sandboxes(id TEXT PRIMARY KEY, snapshot_id TEXT NOT NULL, state INTEGER NOT NULL,"
-    " created INTEGER NOT NULL, memory_limit_mib INTEGER NOT NULL, secret BLOB NOT NULL) WITHOUT ROWID;";
+    " created INTEGER NOT NULL, memory_limit_mib INTEGER NOT NULL, secret BLOB NOT NULL) WITHOUT ROWID;",
+    /* Branches: several templates in a tree, and a sandbox that has a last one. */
+    "ALTER TABLE snapshots ADD COLUMN tree TEXT NOT NULL DEFAULT '';"
+    "UPDATE snapshots SET tree = id;"
+    "ALTER TABLE sandboxes ADD COLUMN last_id TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE sandboxes ADD COLUMN branch_count INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE branches(id TEXT PRIMARY KEY, source TEXT NOT NULL, parent_tag TEXT NOT NULL,"
+    " mode INTEGER NOT NULL, kick_us INTEGER NOT NULL DEFAULT 0, save_us INTEGER NOT NULL DEFAULT 0,"
+    " log_us INTEGER NOT NULL DEFAULT 0, pages_us INTEGER NOT NULL DEFAULT 0, resume_us INTEGER NOT NULL DEFAULT 0,"
+    " rounds INTEGER NOT NULL DEFAULT 0, pages_streamed INTEGER NOT NULL DEFAULT 0,"
+    " pages_in_pause INTEGER NOT NULL DEFAULT 0, ready_us INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;",
+};
 _Static_assert(ROW_HIDDEN == 4, "as the index has it");
+_Static_assert(sizeof schema_steps / sizeof *schema_steps == SCHEMA_VERSION, "a step for every version");
+_Static_assert(REST_FULL == 0 && REST_DIFF == 1 && REST_LIVE == 2, "as files have them");
 
 struct registry {
     sqlite3 *db;
@@ -104,20 +131,24 @@ static int refuse_strangers(const char *path, bool *fresh, struct err *err)
                    path);
 }
 
-static int schema_check(struct registry *r, const char *path, bool fresh, struct err *err)
+/* All or nothing: a transaction that is not committed ends with its connection. */
+static int schema_upgrade(struct registry *r, int version, struct err *err)
 {
     char sql[96];
+    int rc = execute(r, "BEGIN IMMEDIATE", err);
+    for (; rc == 0 && version < SCHEMA_VERSION; version++)
+        rc = execute(r, schema_steps[version], err);
+    snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID, SCHEMA_VERSION);
+    if (rc == 0)
+        rc = execute(r, sql, err);
+    return rc == 0 ? execute(r, "COMMIT", err) : rc;
+}
+
+static int schema_check(struct registry *r, const char *path, bool fresh, struct err *err)
+{
     int application = 0, version = 0;
-    if (fresh) {
-        int rc = execute(r, "BEGIN", err);
-        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID,
-                 SCHEMA_VERSION);
-        if (rc == 0)
-            rc = execute(r, sql, err);
-        if (rc == 0)
-            rc = execute(r, schema, err);
-        return rc == 0 ? execute(r, "COMMIT", err) : rc;
-    }
+    if (fresh)
+        return schema_upgrade(r, 0, err);
     int rc = pragma_read(r, "PRAGMA application_id", &application, err);
     if (rc == 0)
         rc = pragma_read(r, "PRAGMA user_version", &version, err);
@@ -126,10 +157,10 @@ static int schema_check(struct registry *r, const char *path, bool fresh, struct
     if (application != APPLICATION_ID)
         return err_say(err, EINVAL,
                        "%s is a database of another program and is left as it is; choose another with --state", path);
-    if (version != SCHEMA_VERSION)
-        return err_say(err, EINVAL, "%s is a state file of version %d, this controller reads version %d", path, version,
-                       SCHEMA_VERSION);
-    return 0;
+    if (version < 1 || version > SCHEMA_VERSION)
+        return err_say(err, EINVAL, "%s is a state file of version %d, this controller reads versions 1 to %d", path,
+                       version, SCHEMA_VERSION);
+    return version < SCHEMA_VERSION ? schema_upgrade(r, version, err) : 0;
 }
 
 static int prepare(struct registry *r, struct err *err)
@@ -191,9 +222,30 @@ static void bind_text(sqlite3_stmt *stmt, int at, const char *text)
     sqlite3_bind_text(stmt, at, text, -1, SQLITE_STATIC);
 }
 
+/* BEGIN was done: ends the transaction one way or the other. */
+static int finish(struct registry *r, int rc, struct err *err)
+{
+    if (rc == 0)
+        rc = step(r, COMMIT, err);
+    if (rc < 0 && !sqlite3_get_autocommit(r->db))
+        step(r, ROLLBACK, NULL);
+    return rc;
+}
+
+static int branch_add(struct registry *r, const struct snapshot_row *row, struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[BRANCH_ADD];
+    bind_text(stmt, 1, row->id);
+    bind_text(stmt, 2, row->branch.source);
+    bind_text(stmt, 3, row->branch.parent_tag);
+    sqlite3_bind_int(stmt, 4, row->branch.mode);
+    return step(r, BRANCH_ADD, err);
+}
+
 int registry_snapshot_add(struct registry *r, const struct snapshot_row *row, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
+    int rc = step(r, BEGIN, err);
     sqlite3_stmt *stmt = r->stmt[SNAPSHOT_ADD];
     bind_text(stmt, 1, row->id);
     bind_text(stmt, 2, row->tag);
@@ -202,10 +254,34 @@ int registry_snapshot_add(struct registry *r, const struct snapshot_row *row, st
     sqlite3_bind_int64(stmt, 5, (sqlite3_int64)row->created_at_unix);
     sqlite3_bind_blob(stmt, 6, row->secret, sizeof row->secret, SQLITE_STATIC);
     sqlite3_bind_int(stmt, 7, row->has_disk);
-    int rc = step(r, SNAPSHOT_ADD, err);
+    bind_text(stmt, 8, row->tree);
+    if (rc == 0)
+        rc = step(r, SNAPSHOT_ADD, err);
+    if (rc == 0 && *row->branch.source)
+        rc = branch_add(r, row, err);
+    rc = finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
+
+static void bind_number(sqlite3_stmt *stmt, int at, uint64_t number)
+{
+    sqlite3_bind_int64(stmt, at, (sqlite3_int64)number);
+}
+
+static int branch_set(struct registry *r, const char *id, const struct rest_branch *branch, struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[BRANCH_SET];
+    bind_text(stmt, 1, id);
+    for (int i = 0; i < REST_PHASES; i++)
+        bind_number(stmt, 2 + i, branch->pause_us[i]);
+    bind_number(stmt, 7, branch->rounds);
+    bind_number(stmt, 8, branch->pages_streamed);
+    bind_number(stmt, 9, branch->pages_in_pause);
+    bind_number(stmt, 10, branch->ready_us);
+    return step(r, BRANCH_SET, err);
+}
+_Static_assert(REST_KICK == 0 && REST_RESUME == 4 && REST_PHASES == 5, "as BRANCH_SET has them");
 
 int registry_snapshot_set(struct registry *r, const char *id, enum row_state state, const char *reason, struct err *err)
 {
@@ -219,23 +295,53 @@ int registry_snapshot_set(struct registry *r, const char *id, enum row_state sta
     return rc;
 }
 
-static int remove_by_id(struct registry *r, enum statement which, const char *id, struct err *err)
+int registry_branch_ready(struct registry *r, const char *id, const struct rest_branch *branch, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    bind_text(r->stmt[which], 1, id);
-    int rc = step(r, which, err);
+    int rc = step(r, BEGIN, err);
+    if (rc == 0) {
+        bind_text(r->stmt[SNAPSHOT_SET], 1, id);
+        sqlite3_bind_int(r->stmt[SNAPSHOT_SET], 2, ROW_READY);
+        bind_text(r->stmt[SNAPSHOT_SET], 3, "");
+        rc = step(r, SNAPSHOT_SET, err);
+    }
+    if (rc == 0)
+        rc = branch_set(r, id, branch, err);
+    if (rc == 0) {
+        bind_text(r->stmt[SANDBOX_BRANCHED], 1, branch->source);
+        bind_text(r->stmt[SANDBOX_BRANCHED], 2, id);
+        rc = step(r, SANDBOX_BRANCHED, err);
+    }
+    rc = finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
 
+static int remove_by_id(struct registry *r, enum statement which, const char *id, struct err *err)
+{
+    bind_text(r->stmt[which], 1, id);
+    return step(r, which, err);
+}
+
 int registry_snapshot_remove(struct registry *r, const char *id, struct err *err)
 {
-    return remove_by_id(r, SNAPSHOT_REMOVE, id, err);
+    pthread_mutex_lock(&r->lock);
+    int rc = step(r, BEGIN, err);
+    if (rc == 0)
+        rc = remove_by_id(r, SNAPSHOT_REMOVE, id, err);
+    if (rc == 0)
+        rc = remove_by_id(r, BRANCH_REMOVE, id, err);
+    rc = finish(r, rc, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
 }
 
 int registry_sandbox_remove(struct registry *r, const char *id, struct err *err)
 {
-    return remove_by_id(r, SANDBOX_REMOVE, id, err);
+    pthread_mutex_lock(&r->lock);
+    int rc = remove_by_id(r, SANDBOX_REMOVE, id, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
 }
 
 static int sandbox_add(struct registry *r, const struct sandbox_row *row, struct err *err)
@@ -263,10 +369,7 @@ static int sandboxes_all(struct registry *r, const struct sandbox_row *rows, uns
     int rc = step(r, BEGIN, err);
     for (unsigned i = 0; rc == 0 && i < count; i++)
         rc = one(r, &rows[i], err);
-    if (rc == 0)
-        rc = step(r, COMMIT, err);
-    if (rc < 0 && !sqlite3_get_autocommit(r->db))
-        step(r, ROLLBACK, NULL);
+    rc = finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -294,6 +397,21 @@ static void column_secret(sqlite3_stmt *stmt, int at, uint8_t *secret)
         memcpy(secret, sqlite3_column_blob(stmt, at), CTL_SECRET_LEN);
 }
 
+/* Of a row of BRANCHES, from its column `at` on; NULLs where there is none. */
+static void column_branch(sqlite3_stmt *stmt, int at, struct rest_branch *branch)
+{
+    column_text(stmt, at, branch->source, sizeof branch->source);
+    column_text(stmt, at + 1, branch->parent_tag, sizeof branch->parent_tag);
+    int mode = sqlite3_column_int(stmt, at + 2);
+    branch->mode = mode == REST_DIFF || mode == REST_LIVE ? (enum rest_mode)mode : REST_FULL;
+    for (int i = 0; i < REST_PHASES; i++)
+        branch->pause_us[i] = (uint64_t)sqlite3_column_int64(stmt, at + 3 + i);
+    branch->rounds = (unsigned)sqlite3_column_int(stmt, at + 8);
+    branch->pages_streamed = (uint64_t)sqlite3_column_int64(stmt, at + 9);
+    branch->pages_in_pause = (uint64_t)sqlite3_column_int64(stmt, at + 10);
+    branch->ready_us = (uint64_t)sqlite3_column_int64(stmt, at + 11);
+}
+
 int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struct snapshot_row *row), void *arg,
                             struct err *err)
 {
@@ -307,6 +425,8 @@ int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struc
         column_text(stmt, 1, row.tag, sizeof row.tag);
         column_text(stmt, 3, row.reason, sizeof row.reason);
         column_secret(stmt, 5, row.secret);
+        column_text(stmt, 7, row.tree, sizeof row.tree);
+        column_branch(stmt, 8, &row.branch);
         rc = fn(arg, &row);
     }
     if (rc == 0 && got != SQLITE_DONE)
@@ -327,6 +447,8 @@ int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struc
         column_text(stmt, 0, row.id, sizeof row.id);
         column_text(stmt, 1, row.snapshot_id, sizeof row.snapshot_id);
         column_secret(stmt, 5, row.secret);
+        column_text(stmt, 6, row.last_id, sizeof row.last_id);
+        row.branch_count = (unsigned)sqlite3_column_int(stmt, 7);
         rc = fn(arg, &row);
     }
     if (rc == 0 && got != SQLITE_DONE)

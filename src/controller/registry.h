@@ -1,7 +1,8 @@
 /* registry.h: what must survive the controller, in SQLite.
  *
  * Theory of operation. One row per snapshot (its template process) and one per sandbox, each with the id and the
- * secret by which the living VMM is found and recognised again. A row is written in state `making` before
+ * secret by which the living VMM is found and recognised again. A snapshot that is a branch has a second row: where
+ * it came from. A row is written in state `making` before
  * anything of the thing exists, and becomes `ready` when all of it does: a row that is still `making` at start
  * is an intent its controller did not live to finish, and is undone. Rows go when nothing of the thing is left.
  *
@@ -9,7 +10,8 @@
  * last commits, but it ends all VMMs as well.
  *
  * Invariants.
- * 1. The file is ours (application id) and of this version, or it is refused and not written.
+ * 1. The file is ours (application id) and not of a later version, or it is refused and not written. An earlier
+ *    version's is brought up to this one when it is opened, in one transaction.
  * 2. Each function is one transaction. Any thread may call.
  * 3. At most one snapshot per tag that is not `hidden` (deleted, but the base of living sandboxes). */
 #ifndef FORKD_CONTROLLER_REGISTRY_H
@@ -31,6 +33,8 @@ struct snapshot_row {
     uint64_t created_at_unix;
     uint8_t secret[CTL_SECRET_LEN];
     bool has_disk;
+    char tree[CTL_ID_MAX]; /* the boot template it descends from, which may be itself */
+    struct rest_branch branch;
 };
 
 struct sandbox_row {
@@ -39,6 +43,8 @@ struct sandbox_row {
     enum row_state state;
     uint64_t created_at_unix, memory_limit_mib;
     uint8_t secret[CTL_SECRET_LEN];
+    char last_id[CTL_ID_MAX]; /* the template of its last branch, "": none */
+    unsigned branch_count;
 };
 
 struct registry;
@@ -49,6 +55,8 @@ void registry_close(struct registry *registry);
 int registry_snapshot_add(struct registry *registry, const struct snapshot_row *row, struct err *err);
 int registry_snapshot_set(struct registry *registry, const char *id, enum row_state state, const char *reason,
                           struct err *err);
+/* The branch `id` is complete and ready: what it took, and that its source's next branch begins there. */
+int registry_branch_ready(struct registry *registry, const char *id, const struct rest_branch *branch, struct err *err);
 int registry_snapshot_remove(struct registry *registry, const char *id, struct err *err);
 
 /* `rows` in state making, all in one transaction. */

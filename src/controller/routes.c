@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
+#include "controller/branches.h"
 #include "controller/metrics.h"
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
@@ -259,6 +260,26 @@ static void sandbox_post_resume(struct controller *c, const struct call *call, s
     sandbox_unref(&c->fleet, b);
 }
 
+static void sandbox_post_branch(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct rest_branch_create rq;
+    struct snapshot *made;
+    if (rest_parse_branch(call->body, call->len, &rq, &err) < 0) {
+        reply_error(reply, 400, err.text);
+        return;
+    }
+    int rc = sandbox_branch(c, call->param, &rq, &made, &err);
+    bool wait = rq.wait;
+    rest_branch_create_free(&rq);
+    if (rc < 0) {
+        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        return;
+    }
+    reply_json(reply, wait ? 201 : 202, snapshot_json(c, made));
+    snapshot_unref(&c->fleet, made);
+}
+
 /* Reading is for all; what lives and dies with sandboxes is for those who run things; what others' sandboxes are
  * made from is the administrator's. */
 static const struct route routes[] = {
@@ -275,6 +296,7 @@ static const struct route routes[] = {
     {"POST", {"v1", "sandboxes", ":id", "ping"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_ping},
     {"POST", {"v1", "sandboxes", ":id", "exec"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_exec},
     {"POST", {"v1", "sandboxes", ":id", "eval"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_eval},
+    {"POST", {"v1", "sandboxes", ":id", "branch"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_branch},
     {"POST", {"v1", "sandboxes", ":id", "resume"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_resume},
 };
 

@@ -45,11 +45,7 @@ struct helper {
 
 static int leaf_make(struct sandbox *b, struct err *err)
 {
-    int rc = 0;
-    if (b->base->cgroup >= 0)
-        rc = cgroup_create(b->base->cgroup, b->vmm.id, &b->cgroup, err);
-    if (rc == 0 && b->cgroup >= 0)
-        rc = vmm_tree_delegate(b->cgroup, b->base->template.id, err);
+    int rc = tree_leaf(b->base->tree, b->vmm.id, &b->cgroup, err);
     if (rc == 0 && b->cgroup >= 0 && b->memory_limit_mib)
         rc = cgroup_set_memory_max(b->cgroup, b->memory_limit_mib << 20, err);
     return rc;
@@ -59,7 +55,7 @@ static int leaf_make(struct sandbox *b, struct err *err)
 static void child_undo(struct controller *c, struct sandbox *b)
 {
     vmm_destroy(&b->vmm);
-    leaf_remove(b->base->cgroup, b->vmm.id);
+    leaf_remove(b->base->tree->cgroup, b->vmm.id);
     rundir_remove(&c->run, b->vmm.id);
 }
 
@@ -219,7 +215,7 @@ static int base_hold(struct controller *c, const struct rest_spawn *rq, struct s
     else
         rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
     pthread_mutex_unlock(&c->fleet.lock);
-    if (rc == 0 && rq->memory_limit_mib && s->cgroup < 0) {
+    if (rc == 0 && rq->memory_limit_mib && s->tree->cgroup < 0) {
         rc = err_say(err, ENOTSUP, "memory_limit_mib cannot be kept on this host: %s", c->cgroup_reason);
         snapshot_children_left(c, s, rq->n);
     }
@@ -427,14 +423,18 @@ void sandbox_bury(struct controller *c, struct sandbox *b)
     struct err err;
     pthread_mutex_lock(&c->fleet.lock);
     bool asked = b->state == SANDBOX_ENDING;
+    struct snapshot *last = b->last; /* none comes after it is ENDING */
     b->state = SANDBOX_ENDING;
+    pthread_cond_broadcast(&c->fleet.changed);
     pthread_mutex_unlock(&c->fleet.lock);
     death_tell(c, b, asked);
-    leaf_remove(b->base->cgroup, b->vmm.id);
+    leaf_remove(b->base->tree->cgroup, b->vmm.id);
     rundir_remove(&c->run, b->vmm.id);
     if (registry_sandbox_remove(c->registry, b->vmm.id, &err) < 0)
         log_error("%s", err.text);
     fleet_sandbox_end(&c->fleet, b);
+    if (last)
+        snapshot_children_left(c, last, 1);
     snapshot_children_left(c, b->base, 1);
 }
 
@@ -467,12 +467,14 @@ json_t *sandbox_json(struct controller *c, struct sandbox *b, bool memory)
     char stalled[ERR_TEXT_MAX];
     pthread_mutex_lock(&c->fleet.lock);
     memcpy(stalled, b->stalled, sizeof stalled);
+    unsigned branches = b->branch_count;
     pthread_mutex_unlock(&c->fleet.lock);
     struct rest_sandbox_info info = {.id = b->vmm.id,
                                      .snapshot_tag = b->base->tag,
                                      .created_at_unix = b->created_at_unix,
                                      .memory_limit_mib = b->memory_limit_mib,
                                      .stalled = stalled,
+                                     .branch_count = branches,
                                      .pid = (uint32_t)b->vmm.pid};
     json_t *object = rest_json_sandbox(&info);
     if (object && memory)

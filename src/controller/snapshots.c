@@ -4,7 +4,7 @@
  * through the same ladder whatever failed:
  *
  *     files     opened and checked: nothing exists yet
- *     claim     the tag is taken in the fleet, the intent in the registry; the tree's cgroup is made
+ *     claim     the tag is taken in the fleet, the intent in the registry; the tree's directory is made
  *     parent    a process boots on a seat of its own, rings, is warmed up, hands over its image and ends
  *     template  a fresh process maps the image; its id and secret are those of the intent
  *     commit    the row becomes ready, the monitor watches */
@@ -18,7 +18,6 @@
 #include "controller/leaf.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
-#include "sys/cgroup.h"
 
 #include <poll.h>
 #include <string.h>
@@ -47,6 +46,8 @@ static int tag_claim(struct controller *c, const char *tag, bool has_disk, struc
     s->has_disk = has_disk;
     s->created_at_unix = now_unix();
     int rc = vmm_name(&s->template, "tm", err);
+    if (rc == 0 && !(s->tree = tree_new(s->template.id)))
+        rc = err_say(err, ENOMEM, "out of memory");
     if (rc == 0 && fleet_snapshot_add(&c->fleet, s, err) < 0)
         rc = err_say(err, REFUSED_BAD, "snapshot %s exists already", tag);
     if (rc < 0)
@@ -56,25 +57,15 @@ static int tag_claim(struct controller *c, const char *tag, bool has_disk, struc
     return rc;
 }
 
-static int intent_write(struct controller *c, const struct snapshot *s, struct err *err)
+int snapshot_intend(struct controller *c, const struct snapshot *s, struct err *err)
 {
-    struct snapshot_row row = {.state = ROW_MAKING, .created_at_unix = s->created_at_unix, .has_disk = s->has_disk};
+    struct snapshot_row row = {
+        .state = ROW_MAKING, .created_at_unix = s->created_at_unix, .has_disk = s->has_disk, .branch = s->branch};
     memcpy(row.id, s->template.id, sizeof row.id);
     memcpy(row.tag, s->tag, sizeof row.tag);
+    memcpy(row.tree, s->tree->id, sizeof row.tree);
     memcpy(row.secret, s->template.secret, sizeof row.secret);
     return registry_snapshot_add(c->registry, &row, err);
-}
-
-static int tree_make(struct controller *c, struct snapshot *s, struct err *err)
-{
-    int rc = 0;
-    if (c->cgroup >= 0)
-        rc = cgroup_create(c->cgroup, s->template.id, &s->cgroup, err);
-    if (rc == 0 && s->cgroup >= 0)
-        rc = cgroup_enable_memory(s->cgroup, err);
-    if (rc == 0 && s->cgroup >= 0)
-        rc = vmm_tree_delegate(s->cgroup, s->template.id, err);
-    return rc;
 }
 
 /* A process of the tree in a leaf of its own. */
@@ -82,12 +73,8 @@ static int tree_process_start(struct controller *c, struct snapshot *s, const ch
                               struct err *err)
 {
     own_fd int cgroup = -1;
-    if (s->cgroup >= 0) {
-        int rc = cgroup_create(s->cgroup, leaf, &cgroup, err);
-        if (rc < 0)
-            return rc;
-    }
-    return vmm_start(c->program, cgroup, vmm, err);
+    int rc = tree_leaf(s->tree, leaf, &cgroup, err);
+    return rc < 0 ? rc : vmm_start(c->program, cgroup, vmm, err);
 }
 
 static int warm_up(struct controller *c, const char *id, const struct rest_snapshot_create *rq, struct err *err)
@@ -115,7 +102,7 @@ static int parent_boot(struct controller *c, const struct snapshot *s, struct vm
                             .mem_mib = rq->mem_size_mib,
                             .vcpus = rq->vcpus,
                             .cmdline = linux_cmdline,
-                            .who = vmm_tree_owner(s->template.id)};
+                            .who = vmm_tree_owner(s->tree->id)};
     struct err why = {0};
     int rc = vmm_boot(parent, &boot, &why);
     *err = why;
@@ -179,7 +166,7 @@ static int parent_stage(struct controller *c, struct snapshot *s, const struct g
     vmm_destroy(&parent);
     seat_close(&seat);
     rundir_remove(&c->run, parent.id);
-    leaf_remove(s->cgroup, "parent");
+    leaf_remove(s->tree->cgroup, "parent");
     return rc;
 }
 
@@ -236,9 +223,9 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
     struct snapshot *s = NULL;
     rc = tag_claim(c, rq->tag, files.rootfs >= 0, &s, err);
     if (rc == 0) {
-        rc = intent_write(c, s, err);
+        rc = snapshot_intend(c, s, err);
         if (rc == 0)
-            rc = tree_make(c, s, err);
+            rc = tree_open(s->tree, c->cgroup, err);
         if (rc == 0)
             rc = make(c, s, &files, rq, console, err);
         if (rc < 0) {
@@ -258,20 +245,24 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
     return 0;
 }
 
+const char *snapshot_leaf(const struct snapshot *s)
+{
+    return *s->branch.source ? s->template.id : "template";
+}
+
 /* What a template leaves. */
 static void template_clear(struct controller *c, struct snapshot *s)
 {
     rundir_remove(&c->run, s->template.id);
-    leaf_remove(s->cgroup, "template");
+    leaf_remove(s->tree->cgroup, snapshot_leaf(s));
 }
 
 void snapshot_finish(struct controller *c, struct snapshot *s)
 {
     struct err err;
     template_clear(c, s);
-    leaf_remove(s->cgroup, "parent"); /* of a controller that did not live to do so */
-    if (s->cgroup >= 0 && cgroup_remove(c->cgroup, s->template.id, &err) < 0)
-        log_warn("the cgroup of tree %s: %s", s->template.id, err.text);
+    if (fleet_tree_leave(&c->fleet, s))
+        tree_remove(s->tree, c->cgroup);
     if (registry_snapshot_remove(c->registry, s->template.id, &err) < 0)
         log_error("%s", err.text);
     fleet_snapshot_end(&c->fleet, s);
@@ -377,6 +368,7 @@ json_t *snapshot_json(struct controller *c, struct snapshot *s)
                                       .created_at_unix = s->created_at_unix,
                                       .status = status[state],
                                       .warning = *reason ? reason : NULL,
+                                      .branch = *s->branch.source ? &s->branch : NULL,
                                       .bootable = state == SNAPSHOT_READY};
     return rest_json_snapshot(&info);
 }

@@ -15,9 +15,14 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
 /* Its tag is free when this returns. While sandboxes of it live its template stays, hidden. */
 int snapshot_delete(struct controller *c, const char *tag, struct err *err);
 
+/* Writes down that it is about to be made. */
+int snapshot_intend(struct controller *c, const struct snapshot *snapshot, struct err *err);
+/* The name of its template's cgroup in the tree's. */
+const char *snapshot_leaf(const struct snapshot *snapshot);
+
 /* The monitor's: the template is dead. */
 void snapshot_bury(struct controller *c, struct snapshot *snapshot);
-/* `count` children are no more, or were never born. */
+/* `count` children, or others who needed it, are no more, or were never born. */
 void snapshot_children_left(struct controller *c, struct snapshot *snapshot, unsigned count);
 /* Takes what is left of a snapshot whose template is dead and that has no children out of everything. */
 void snapshot_finish(struct controller *c, struct snapshot *snapshot);

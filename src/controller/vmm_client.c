@@ -23,6 +23,8 @@ enum {
     FREEZE_SECS = 120, /* IMAGE: scanning all memory for zeros */
     SPAWN_SECS = 20,
     ADOPT_SECS = 5,
+    STREAM_SECS = 10,  /* a source that reads no requests for so long will not serve one */
+    BRANCH_SECS = 300, /* BRANCHED: as long as reading all memory may take; each step has a shorter limit of its own */
     DESTROY_MS = 30 * 1000, /* a killed process that is not dead then hangs in the kernel */
     CONTROL_FD = 3,         /* where a started VMM finds its control socket */
 };
@@ -168,10 +170,15 @@ static int reply_wait(struct vmm *vmm, uint32_t request, enum ctl_type expect, u
     }
 }
 
+uint32_t vmm_number(struct vmm *vmm)
+{
+    return atomic_fetch_add(&vmm->requests, 1) + 1;
+}
+
 static int call(struct vmm *vmm, struct ctl_message *m, enum ctl_type expect, unsigned secs, struct ctl_message *reply,
                 struct err *err)
 {
-    m->request = ++vmm->requests;
+    m->request = vmm_number(vmm);
     int rc = ctl_send(vmm->ctl, m, err);
     if (rc == -EPIPE || rc == -ECONNRESET)
         return err_say(err, ECONNRESET, "the VMM process %d is gone", (int)vmm->pid);
@@ -279,28 +286,72 @@ int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int
     return 0;
 }
 
-int vmm_spawn(struct vmm *template, struct vmm *child, const struct seat *seat, int cgroup, struct err *err)
+/* SPAWN or BRANCH: what is missing in *m is the fork's control socket. */
+static int call_fork(struct vmm *template, struct vmm *child, struct ctl_message *m, struct err *err)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return err_set(err, errno, "socketpair");
     own_fd int ours = pair[0], theirs = pair[1];
-    struct ctl_message m, reply;
-    ctl_message_init(&m, CTL_SPAWN, 0);
-    memcpy(m.spawn.id, child->id, sizeof m.spawn.id);
-    memcpy(m.spawn.secret, child->secret, CTL_SECRET_LEN);
-    m.fd[CTL_FD_CTL] = theirs;
-    m.fd[CTL_FD_LAYER] = seat->layer;
-    m.fd[CTL_FD_VSOCK] = seat->vsock;
-    m.fd[CTL_FD_LISTEN] = seat->listen;
-    m.fd[CTL_FD_CONSOLE] = seat->console;
-    m.fd[CTL_FD_CGROUP] = cgroup;
-    int rc = call(template, &m, CTL_SPAWNED, SPAWN_SECS, &reply, err);
+    struct ctl_message reply;
+    m->fd[CTL_FD_CTL] = theirs;
+    int rc = call(template, m, CTL_SPAWNED, SPAWN_SECS, &reply, err);
     if (rc < 0)
         return err_wrap(err, "the template");
     child->pid = (pid_t)reply.pid.pid;
     child->pidfd = steal_fd(&reply.fd[CTL_FD_PIDFD]);
     child->ctl = steal_fd(&ours);
+    ctl_message_close(&reply);
+    return 0;
+}
+
+int vmm_spawn(struct vmm *template, struct vmm *child, const struct seat *seat, int cgroup, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_SPAWN, 0);
+    memcpy(m.spawn.id, child->id, sizeof m.spawn.id);
+    memcpy(m.spawn.secret, child->secret, CTL_SECRET_LEN);
+    m.fd[CTL_FD_LAYER] = seat->layer;
+    m.fd[CTL_FD_VSOCK] = seat->vsock;
+    m.fd[CTL_FD_LISTEN] = seat->listen;
+    m.fd[CTL_FD_CONSOLE] = seat->console;
+    m.fd[CTL_FD_CGROUP] = cgroup;
+    return call_fork(template, child, &m, err);
+}
+
+int vmm_branch(struct vmm *last, struct vmm *made, int listen, int peer, int memory, int cgroup, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_BRANCH, 0);
+    memcpy(m.branch.id, made->id, sizeof m.branch.id);
+    memcpy(m.branch.secret, made->secret, CTL_SECRET_LEN);
+    m.fd[CTL_FD_LISTEN] = listen;
+    m.fd[CTL_FD_PEER] = peer;
+    m.fd[CTL_FD_OWN_MEMORY] = memory;
+    m.fd[CTL_FD_CGROUP] = cgroup;
+    int rc = call_fork(last, made, &m, err);
+    /* The fork answers the request its template was sent. */
+    atomic_store(&made->requests, m.request);
+    return rc;
+}
+
+int vmm_stream(struct vmm *source, uint32_t number, int peer, int layer, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_STREAM, number);
+    m.fd[CTL_FD_PEER] = peer;
+    m.fd[CTL_FD_LAYER] = layer;
+    return ctl_send_until(source->ctl, &m, secs_from_now(STREAM_SECS), err);
+}
+
+int vmm_await_branched(struct vmm *made, struct ctl_branched *report, struct err *err)
+{
+    struct ctl_message reply;
+    int rc = reply_wait(made, atomic_load(&made->requests), CTL_BRANCHED, secs_from_now(BRANCH_SECS), &reply, err);
+    if (rc < 0)
+        return rc;
+    *report = reply.branched;
+    made->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
     ctl_message_close(&reply);
     return 0;
 }
@@ -353,7 +404,7 @@ int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err)
 int vmm_resume(struct vmm *vmm, struct err *err)
 {
     struct ctl_message m;
-    ctl_message_init(&m, CTL_RESUME, ++vmm->requests);
+    ctl_message_init(&m, CTL_RESUME, vmm_number(vmm));
     return ctl_send(vmm->ctl, &m, err);
 }
 

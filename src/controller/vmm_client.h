@@ -13,6 +13,7 @@
 #include "controller/rundir.h"
 #include "proto/ctl.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -23,7 +24,7 @@ struct vmm {
     int pidfd, ctl, memory; /* -1: none */
     bool rung;              /* a DOORBELL came */
     bool stalled;           /* it was when it was adopted */
-    uint32_t requests;
+    atomic_uint requests;   /* numbers given out */
 };
 
 #define VMM_EMPTY                                                                                                      \
@@ -75,6 +76,18 @@ int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int
 /* SPAWN of `child` (named before) and SPAWNED: the child has its pid, pidfd and control socket. Its BORN comes on
  * its own socket. The caller serialises calls on one template. */
 int vmm_spawn(struct vmm *template, struct vmm *child, const struct seat *seat, int cgroup, struct err *err);
+/* BRANCH of `made` (named before), a fork of the template `last`, and SPAWNED: it has its pid, pidfd and control
+ * socket, and reads its source's memory through `memory` as the source tells it through `peer`. The caller serialises
+ * calls on one template. */
+int vmm_branch(struct vmm *last, struct vmm *made, int listen, int peer, int memory, int cgroup, struct err *err);
+/* STREAM, to the source, with the other end and a fresh layer (-1: it has no disk). FAILED, if it comes, is for whoever
+ * reads its socket, and has that number. */
+int vmm_stream(struct vmm *source, uint32_t number, int peer, int layer, struct err *err);
+/* A number for a request whose answer somebody else hears. */
+uint32_t vmm_number(struct vmm *vmm);
+/* BRANCHED, of what vmm_branch() made: it is a template. */
+int vmm_await_branched(struct vmm *made, struct ctl_branched *report, struct err *err);
+
 /* BORN and GO. */
 int vmm_go(struct vmm *child, struct err *err);
 

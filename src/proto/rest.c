@@ -312,6 +312,57 @@ int rest_parse_eval(const char *body, size_t len, struct rest_eval *rq, struct e
     return rc;
 }
 
+static int read_branch(struct rest_branch_create *rq, struct err *err)
+{
+    const json_t *d = rq->document;
+    int rc = take_string(d, "tag", &rq->tag, err);
+    if (rc == 0 && rq->tag)
+        rc = check_tag("tag", rq->tag, err);
+    if (rc == 0)
+        rc = take_string(d, "mode", &rq->mode, err);
+    if (rc == 0)
+        rc = take_bool(d, "diff", &rq->diff, err);
+    if (rc == 0)
+        rc = take_bool(d, "live", &rq->live, err);
+    if (rc == 0)
+        rc = take_bool(d, "measure_diff", &rq->measure_diff, err);
+    if (rc == 0)
+        rc = take_bool(d, "wait", &rq->wait, err);
+    if (rc == 0)
+        rc = take_string(d, "parent_tag", &rq->parent_tag, err);
+    return rc;
+}
+
+int rest_parse_branch(const char *body, size_t len, struct rest_branch_create *rq, struct err *err)
+{
+    *rq = (struct rest_branch_create){.wait = true};
+    int rc = load(body, len, &rq->document, err);
+    if (rc == 0)
+        rc = read_branch(rq, err);
+    if (rc < 0)
+        rest_branch_create_free(rq);
+    return rc;
+}
+
+static const char *const mode_names[] = {[REST_FULL] = "full", [REST_DIFF] = "diff", [REST_LIVE] = "live"};
+
+int rest_branch_mode(const struct rest_branch_create *rq, enum rest_mode *mode, struct err *err)
+{
+    enum { MODES = sizeof mode_names / sizeof *mode_names };
+    unsigned named = REST_FULL;
+    if (rq->mode && (rq->diff || rq->live))
+        return err_say(err, EINVAL, "mode goes with neither diff nor live, which say the same");
+    while (rq->mode && named < MODES && strcmp(rq->mode, mode_names[named]) != 0)
+        named++;
+    if (named == MODES)
+        return err_say(err, EINVAL, "mode must be full, diff or live");
+    bool diff = rq->diff || named == REST_DIFF, live = rq->live || named == REST_LIVE;
+    if (diff + live + rq->measure_diff > 1)
+        return err_say(err, EINVAL, "measure_diff, diff and live exclude each other");
+    *mode = diff ? REST_DIFF : live ? REST_LIVE : REST_FULL;
+    return 0;
+}
+
 void rest_snapshot_create_free(struct rest_snapshot_create *rq)
 {
     free(rq->warmup);
@@ -341,11 +392,59 @@ void rest_eval_free(struct rest_eval *rq)
     *rq = (struct rest_eval){0};
 }
 
+void rest_branch_create_free(struct rest_branch_create *rq)
+{
+    json_decref(rq->document);
+    *rq = (struct rest_branch_create){0};
+}
+
 /* "field": value, left out when there is none. */
 static void set_some(json_t *object, const char *name, const char *text)
 {
     if (text)
         json_object_set_new(object, name, rest_json_bytes(text, strlen(text)));
+}
+
+static void set_number(json_t *object, const char *name, uint64_t number)
+{
+    json_object_set_new(object, name, json_integer((json_int_t)number));
+}
+
+static uint64_t round_ms(uint64_t us)
+{
+    return (us + 500) / 1000;
+}
+
+static void set_pause(json_t *object, const struct rest_branch *branch)
+{
+    static const char *const phase_names[] = {[REST_KICK] = "kick",
+                                              [REST_SAVE] = "save",
+                                              [REST_LOG] = "log",
+                                              [REST_PAGES] = "pages",
+                                              [REST_RESUME] = "resume"};
+    _Static_assert(sizeof phase_names / sizeof *phase_names == REST_PHASES, "every phase has a name");
+    json_t *pause = json_object();
+    uint64_t total = 0;
+    for (unsigned i = 0; i < REST_PHASES; i++) {
+        set_number(pause, phase_names[i], branch->pause_us[i]);
+        total += branch->pause_us[i];
+    }
+    set_number(pause, "total", total);
+    set_number(object, "pause_ms", round_ms(total));
+    json_object_set_new(object, "pause_us", pause);
+    set_number(object, "rounds", branch->rounds);
+    set_number(object, "pages_streamed", branch->pages_streamed);
+    set_number(object, "pages_in_pause", branch->pages_in_pause);
+    set_number(object, "ready_ms", round_ms(branch->ready_us));
+}
+
+static void set_branch(json_t *object, const struct rest_branch *branch)
+{
+    set_some(object, "branched_from", branch->source);
+    set_some(object, "parent_tag", branch->parent_tag);
+    set_some(object, "mode", mode_names[branch->mode]);
+    if (branch->ready_us)
+        set_pause(object, branch);
 }
 
 json_t *rest_json_snapshot(const struct rest_snapshot_info *info)
@@ -356,6 +455,8 @@ json_t *rest_json_snapshot(const struct rest_snapshot_info *info)
     set_some(object, "tag", info->tag);
     set_some(object, "dir", info->dir);
     json_object_set_new(object, "created_at_unix", json_integer((json_int_t)info->created_at_unix));
+    if (info->branch)
+        set_branch(object, info->branch);
     set_some(object, "warning", info->warning);
     set_some(object, "status", info->status);
     json_object_set_new(object, "bootable", json_boolean(info->bootable));
@@ -376,8 +477,8 @@ json_t *rest_json_sandbox(const struct rest_sandbox_info *info)
     json_object_set_new(object, "memory_limit_mib",
                         info->memory_limit_mib ? json_integer((json_int_t)info->memory_limit_mib) : json_null());
     json_object_set_new(object, "last_branch_memory_path", json_null());
-    json_object_set_new(object, "has_branched", json_false());
-    json_object_set_new(object, "branch_count", json_integer(0));
+    json_object_set_new(object, "has_branched", json_boolean(info->branch_count > 0));
+    set_number(object, "branch_count", info->branch_count);
     if (info->stalled && *info->stalled)
         set_some(object, "stalled", info->stalled);
     return object;

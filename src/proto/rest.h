@@ -73,19 +73,49 @@ struct rest_eval {
     unsigned timeout_secs;
 };
 
+/* What is written of a branch; its pause is the same in every mode. */
+enum rest_mode { REST_FULL, REST_DIFF, REST_LIVE };
+
+struct rest_branch_create {
+    json_t *document;
+    const char *tag, *parent_tag; /* NULL where absent */
+    const char *mode;             /* as it was said, NULL where absent */
+    bool diff, live, measure_diff, wait;
+};
+
 /* All: 0, or -EINVAL with a sentence that names the field. */
 int rest_parse_snapshot_create(const char *body, size_t len, struct rest_snapshot_create *rq, struct err *err);
 int rest_parse_spawn(const char *body, size_t len, struct rest_spawn *rq, struct err *err);
 int rest_parse_exec(const char *body, size_t len, struct rest_exec *rq, struct err *err);
 int rest_parse_eval(const char *body, size_t len, struct rest_eval *rq, struct err *err);
+/* Which values go together is another question: rest_branch_mode(), which is asked later than whether the tag is free.
+ */
+int rest_parse_branch(const char *body, size_t len, struct rest_branch_create *rq, struct err *err);
+int rest_branch_mode(const struct rest_branch_create *rq, enum rest_mode *mode, struct err *err);
 
 void rest_snapshot_create_free(struct rest_snapshot_create *rq);
 void rest_spawn_free(struct rest_spawn *rq);
 void rest_exec_free(struct rest_exec *rq);
 void rest_eval_free(struct rest_eval *rq);
+void rest_branch_create_free(struct rest_branch_create *rq);
+
+/* The phases of a branch's pause; what each is: snap/branch.h. */
+enum rest_phase { REST_KICK, REST_SAVE, REST_LOG, REST_PAGES, REST_RESUME, REST_PHASES };
+
+/* Where a branch came from, and what making it took. */
+struct rest_branch {
+    char source[REST_ID_MAX + 1];      /* the sandbox; "": the snapshot is no branch */
+    char parent_tag[REST_TAG_MAX + 1]; /* of the snapshot the sandbox was spawned from */
+    enum rest_mode mode;
+    uint64_t pause_us[REST_PHASES];
+    unsigned rounds;
+    uint64_t pages_streamed, pages_in_pause;
+    uint64_t ready_us; /* from the request until it could be forked; 0: it cannot yet */
+};
 
 struct rest_snapshot_info {
     const char *tag, *dir, *status, *warning; /* warning may be NULL */
+    const struct rest_branch *branch;         /* NULL: it is none */
     uint64_t created_at_unix;
     bool bootable;
 };
@@ -96,6 +126,7 @@ struct rest_sandbox_info {
     uint64_t memory_limit_mib; /* 0: none */
     uint32_t pid;              /* 0: none */
     const char *stalled;       /* why its guest stands still; NULL or "": it runs */
+    unsigned branch_count;
 };
 
 /* New references, NULL without memory. */
