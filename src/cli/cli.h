@@ -34,5 +34,6 @@ extern const struct verb verb_stop;
 extern const struct verb verb_doctor;
 extern const struct verb verb_quickstart;
 extern const struct verb verb_version;
+extern const struct verb verb_names;
 
 #endif

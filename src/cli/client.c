@@ -102,25 +102,47 @@ static bool is_up(const char *url)
     return up;
 }
 
-int client_open(const struct args *args, struct client **client, struct err *err)
+static int open_own(const char *url, struct client **client, struct err *err)
 {
-    const char *url = args->url ? args->url : getenv("FORKD_URL");
-    const char *token = args->token ? args->token : getenv("FORKD_TOKEN");
-    char own[PRIVATE_URL_MAX];
-    if (url && *url)
-        return client_open_url(url, token, client, err);
-    int rc = private_url(own, err);
-    if (rc < 0)
-        return rc;
-    bool system = !is_up(own) && !getenv("FORKD_STATE") && is_up("http://127.0.0.1:8889");
-    if (system)
-        return client_open_url("http://127.0.0.1:8889", token, client, err);
-    rc = private_start(err);
-    if (rc == 0)
-        rc = client_open_url(own, NULL, client, err);
+    int rc = client_open_url(url, NULL, client, err);
     if (rc == 0)
         (*client)->is_private = true;
     return rc;
+}
+
+/* `own` is filled where no URL was given; *client stays NULL where then none runs. */
+static int find_running(const struct args *args, char own[PRIVATE_URL_MAX], struct client **client, struct err *err)
+{
+    const char *url = args->url ? args->url : getenv("FORKD_URL");
+    const char *token = args->token ? args->token : getenv("FORKD_TOKEN");
+    *client = NULL;
+    if (url && *url)
+        return client_open_url(url, token, client, err);
+    int rc = private_url(own, err);
+    if (rc == 0 && is_up(own))
+        return open_own(own, client, err);
+    if (rc == 0 && !getenv("FORKD_STATE") && is_up("http://127.0.0.1:8889"))
+        return client_open_url("http://127.0.0.1:8889", token, client, err);
+    return rc;
+}
+
+int client_open_running(const struct args *args, struct client **client, struct err *err)
+{
+    char own[PRIVATE_URL_MAX];
+    int rc = find_running(args, own, client, err);
+    if (rc == 0 && !*client)
+        rc = err_say(err, ENOENT, "no controller runs");
+    return rc;
+}
+
+int client_open(const struct args *args, struct client **client, struct err *err)
+{
+    char own[PRIVATE_URL_MAX];
+    int rc = find_running(args, own, client, err);
+    if (rc < 0 || *client)
+        return rc;
+    rc = private_start(err);
+    return rc < 0 ? rc : open_own(own, client, err);
 }
 
 void client_close(struct client *c)

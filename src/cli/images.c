@@ -75,7 +75,7 @@ static int tool_run(char *const *words)
     return program_run(call);
 }
 
-static json_t *guest_images(void)
+json_t *images_list(void)
 {
     char dir[PATH_MAX], path[PATH_MAX + 300];
     json_t *list = json_array();
@@ -140,7 +140,7 @@ static int list(const struct args *args)
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);
-    json_t *images = guest_images();
+    json_t *images = images_list();
     if (args->json)
         return verb_json(json_pack("{s:o, s:o}", "snapshots", snapshots, "guest_images", images));
     snapshots_print(snapshots);

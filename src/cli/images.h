@@ -2,11 +2,14 @@
 #ifndef FORKD_CLI_IMAGES_H
 #define FORKD_CLI_IMAGES_H
 
+#include <jansson.h>
 #include <stddef.h>
 
 /* Where guest images lie (docs/guest-images.md). */
 void images_dir(char *path, size_t cap);
 
+/* Their descriptions (image.json), sorted by name; the caller's. */
+json_t *images_list(void);
 /* Makes one, saying so on this terminal; the exit status. */
 int images_build(const char *name);
 

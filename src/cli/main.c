@@ -10,11 +10,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* In the order of --help. */
+/* In the order of --help; one a line. */
 static const struct verb *const verbs[] = {
-    &verb_quickstart, &verb_doctor, &verb_images, &verb_snapshot, &verb_spawn, &verb_fork,
-    &verb_branch,     &verb_ls,     &verb_exec,   &verb_eval,     &verb_ping,  &verb_kill,
-    &verb_resume,     &verb_rmi,    &verb_stop,   &verb_version,  NULL,
+    /* clang-format off */
+    &verb_quickstart,
+    &verb_doctor,
+    &verb_images,
+    &verb_snapshot,
+    &verb_spawn,
+    &verb_fork,
+    &verb_branch,
+    &verb_ls,
+    &verb_exec,
+    &verb_eval,
+    &verb_ping,
+    &verb_kill,
+    &verb_resume,
+    &verb_rmi,
+    &verb_stop,
+    &verb_version,
+    &verb_names,
+    NULL,
+    /* clang-format on */
 };
 
 int verb_fail(const struct err *err)

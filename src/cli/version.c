@@ -1,21 +1,15 @@
 /* version.c: forkd version. */
 #include "cli/cli.h"
-#include "cli/private.h"
 #include "cli/sandbox.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 static int version_run(const struct args *args)
 {
     struct client *client;
     json_t *answer = NULL;
-    const char *url = args->url ? args->url : getenv("FORKD_URL");
-    char own[PRIVATE_URL_MAX];
     /* Asked where it runs; for this alone none is started. */
-    if (!url && private_url(own, NULL) == 0)
-        url = own;
-    if (url && client_open_url(url, args->token ? args->token : getenv("FORKD_TOKEN"), &client, NULL) == 0) {
+    if (client_open_running(args, &client, NULL) == 0) {
         if (client_call(client, "GET", "/version", NULL, &answer, NULL) < 0)
             answer = NULL;
         client_close(client);

@@ -97,7 +97,7 @@ def every_verb_has_help(c):
 @case(start=False)
 def a_controller_that_is_not_there_is_named(c):
     assert 'cannot be asked' in forkd(c, 'ls', status=1).stderr
-    assert 'is neither' in forkd(c, 'ls', '--daemon-url', 'ftp://x', status=1).stderr
+    assert 'is none of' in forkd(c, 'ls', '--daemon-url', 'ftp://x', status=1).stderr
 
 
 @case()
