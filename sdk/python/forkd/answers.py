@@ -1,0 +1,90 @@
+"""The controller's answers, as types for a checker: at run time they are plain dicts.
+
+Which fields are always there and which only sometimes is told in docs/api.md; here, a class `...Always` has the
+former. Unknown fields of a newer controller come through unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Optional, TypedDict
+
+
+class VersionInfo(TypedDict):
+    version: str
+    api: str
+
+
+class _SnapshotAlways(TypedDict):
+    tag: str
+    dir: str
+    created_at_unix: int
+    status: str  # writing, ready or failed
+    bootable: bool
+
+
+class SnapshotInfo(_SnapshotAlways, total=False):
+    branched_from: str  # the sandbox, or compact:TAG
+    pause_ms: int
+    diff_ms: int
+    diff_physical_bytes: int
+    diff_logical_bytes: int
+    warning: str  # why it failed
+
+
+class _SandboxAlways(TypedDict):
+    id: str
+    snapshot_tag: str
+    netns: Optional[str]
+    guest_addr: str
+    created_at_unix: int
+    pid: Optional[int]  # of the host
+    memory_limit_mib: Optional[int]
+    last_branch_memory_path: Optional[str]
+    has_branched: bool
+    branch_count: int
+
+
+class SandboxInfo(_SandboxAlways, total=False):
+    stalled: str  # why it stands still
+    memory_own_kib: Optional[int]
+    memory_pss_kib: Optional[int]
+    memory_charged_kib: int
+
+
+class _ExecAlways(TypedDict):
+    stdout: str
+    stderr: str
+    exit_code: int  # -N: killed by signal N; 127: not found; 124 with timed_out: out of time
+
+
+class ExecResult(_ExecAlways, total=False):
+    timed_out: bool
+    stdout_truncated: bool
+    stderr_truncated: bool
+
+
+class _EvalAlways(TypedDict):
+    result: Optional[str]  # the repr of the value
+    error: Optional[str]  # the traceback
+    exit_code: int
+
+
+class EvalResult(_EvalAlways, total=False):
+    stdout: str
+    stderr: str
+    timed_out: bool
+    truncated: bool
+
+
+class PingResult(TypedDict):
+    pong: bool
+    numpy_version: Optional[str]
+    pid: int
+    agent_lang: str
+    warmup_ready: bool
+
+
+class TextResult(TypedDict):
+    found: bool
+    elapsed_ms: int
+    last_excerpt: str  # the last 256 bytes of the file
