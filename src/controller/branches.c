@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/leaf.h"
+#include "controller/metrics.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
@@ -282,8 +283,13 @@ static void note_report(struct making *m)
                                       [REST_PAGES] = r->pages_ns,
                                       [REST_RESUME] = r->resume_ns};
     struct rest_branch branch = m->made->branch;
-    for (int i = 0; i < REST_PHASES; i++)
+    uint64_t pause_ns = 0;
+    for (int i = 0; i < REST_PHASES; i++) {
         branch.pause_us[i] = ns[i] / NS_PER_US;
+        metrics_observe(METRIC_PAUSE_PHASES + (unsigned)i, ns[i]);
+        pause_ns += ns[i];
+    }
+    metrics_observe(METRIC_PAUSE, pause_ns);
     branch.rounds = r->rounds;
     branch.pages_streamed = r->pages_streamed;
     branch.pages_in_pause = r->pages_in_pause;

@@ -43,10 +43,14 @@ static const struct {
     const struct family *family;
     const char *label;
 } series[] = {
-    [METRIC_SPAWN] = {&family_spawn, NULL},          [METRIC_EXEC] = {&family_exec, NULL},
-    [METRIC_PAUSE] = {&family_pause, NULL},          [METRIC_PAUSE_KICK] = {&family_phase, "kick"},
-    [METRIC_PAUSE_SAVE] = {&family_phase, "save"},   [METRIC_PAUSE_LOG] = {&family_phase, "log"},
-    [METRIC_PAUSE_PAGES] = {&family_phase, "pages"}, [METRIC_PAUSE_RESUME] = {&family_phase, "resume"},
+    [METRIC_SPAWN] = {&family_spawn, NULL},
+    [METRIC_EXEC] = {&family_exec, NULL},
+    [METRIC_PAUSE] = {&family_pause, NULL},
+    [METRIC_PAUSE_PHASES + REST_KICK] = {&family_phase, "kick"},
+    [METRIC_PAUSE_PHASES + REST_SAVE] = {&family_phase, "save"},
+    [METRIC_PAUSE_PHASES + REST_LOG] = {&family_phase, "log"},
+    [METRIC_PAUSE_PHASES + REST_PAGES] = {&family_phase, "pages"},
+    [METRIC_PAUSE_PHASES + REST_RESUME] = {&family_phase, "resume"},
 };
 _Static_assert(sizeof series / sizeof *series == METRICS_END, "every metric is in a family");
 
@@ -168,6 +172,8 @@ static void print_gauges(FILE *to, struct controller *c)
     fleet_count(&c->fleet, &snapshots, &sandboxes);
     print_gauge(to, "forkd_snapshots_total", "Snapshots that are listed.", snapshots);
     print_gauge(to, "forkd_sandboxes_active", "Sandboxes that are listed.", sandboxes);
+    print_gauge(to, "forkd_branches_in_flight", "Branches under way.", atomic_load(&c->branches_in_flight));
+    print_gauge(to, "forkd_branch_concurrency_cap", "How many may be.", c->branch_concurrency);
     print_head(to, "forkd_build_info", "gauge", "Always 1; the version is its label.");
     fprintf(to, "forkd_build_info{version=\"%s\"} 1\n", FORKD_VERSION);
 }

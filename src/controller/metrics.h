@@ -9,6 +9,8 @@
 #ifndef FORKD_CONTROLLER_METRICS_H
 #define FORKD_CONTROLLER_METRICS_H
 
+#include "proto/rest.h"
+
 #include <stdint.h>
 
 struct controller;
@@ -17,13 +19,9 @@ struct route;
 enum metric {
     METRIC_SPAWN, /* one sandbox, from its seat to its guest's answer */
     METRIC_EXEC,  /* one command or one piece of code, in its guest */
-    METRIC_PAUSE, /* one branch: how long the guest stood still; its phases follow */
-    METRIC_PAUSE_KICK,
-    METRIC_PAUSE_SAVE,
-    METRIC_PAUSE_LOG,
-    METRIC_PAUSE_PAGES,
-    METRIC_PAUSE_RESUME,
-    METRICS_END,
+    METRIC_PAUSE, /* one branch: how long the guest stood still; its phases follow, as enum rest_phase has them */
+    METRIC_PAUSE_PHASES,
+    METRICS_END = METRIC_PAUSE_PHASES + REST_PHASES,
 };
 
 enum orphan { ORPHAN_DEAD, ORPHAN_HALF_MADE, ORPHAN_DIRECTORY, ORPHAN_SILENT, ORPHANS_END };

@@ -83,7 +83,7 @@ def each_right_opens_what_it_includes_and_no_more(c):
     asked = (('GET', '/version', 'read'), ('GET', '/v1/snapshots', 'read'), ('GET', '/v1/sandboxes', 'read'),
              ('GET', '/v1/sandboxes/x', 'read'), ('POST', '/v1/sandboxes', 'run'), ('DELETE', '/v1/sandboxes/x', 'run'),
              ('POST', '/v1/sandboxes/x/exec', 'run'), ('POST', '/v1/sandboxes/x/eval', 'run'),
-             ('POST', '/v1/sandboxes/x/ping', 'run'), ('POST', '/v1/sandboxes/x/resume', 'run'),
+             ('POST', '/v1/sandboxes/x/ping', 'run'), ('POST', '/v1/sandboxes/x/branch', 'run'), ('POST', '/v1/sandboxes/x/resume', 'run'),
              ('POST', '/v1/snapshots', 'admin'), ('DELETE', '/v1/snapshots/x', 'admin'))
     order = ['read', 'run', 'admin']
     for name, right in tokens.items():

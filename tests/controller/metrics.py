@@ -4,7 +4,7 @@ import os
 import re
 import signal
 
-from harness import case, main
+from harness import KERNEL, Skip, case, main
 
 LINE = re.compile(r'([a-z_]+)(?:\{(.*)\})? (\S+)')
 
@@ -42,9 +42,10 @@ def assert_histogram_is_sound(found, family, labels=''):
     return counts[-1], found[family + '_sum', labels or None]
 
 
-@case()
+@case('--branch-concurrency', '7')
 def gauges_are_what_is(c):
     found, types = scrape(c)
+    assert found['forkd_branch_concurrency_cap', None] == 7 and found['forkd_branches_in_flight', None] == 0
     assert found['forkd_snapshots_total', None] == 0 and found['forkd_sandboxes_active', None] == 0
     version = c.get('/version')[1]['version']
     assert found['forkd_build_info', f'version="{version}"'] == 1
@@ -57,7 +58,8 @@ def gauges_are_what_is(c):
     c.delete('/v1/snapshots/py')
     found, types = scrape(c)
     assert found['forkd_snapshots_total', None] == 1 and found['forkd_sandboxes_active', None] == 2
-    for name in ('forkd_snapshots_total', 'forkd_sandboxes_active', 'forkd_build_info'):
+    for name in ('forkd_snapshots_total', 'forkd_sandboxes_active', 'forkd_branches_in_flight',
+                 'forkd_branch_concurrency_cap', 'forkd_build_info'):
         assert types[name] == 'gauge', name
 
 
@@ -76,9 +78,25 @@ def histograms_count_what_was_done(c):
                                          'method="POST",route="/v1/sandboxes/:id/exec"')
     assert count == 2
     assert found['forkd_responses_total', 'status="400"'] == 1
+
+
+@case()
+def the_pause_of_a_branch_is_told_by_phase(c):
+    if not KERNEL:
+        raise Skip('a VMM that is none has no pause')
+    c.snapshot()
+    one = c.fork()[0]['id']
+    status, made = c.post(f'/v1/sandboxes/{one}/branch', {})
+    assert status == 201, made
+    found, _ = scrape(c)
+    assert found['forkd_branches_in_flight', None] == 0
+    sums = 0
     for phase in ('kick', 'save', 'log', 'pages', 'resume'):
-        assert_histogram_is_sound(found, 'forkd_branch_pause_phase_seconds', f'phase="{phase}"')
-    assert_histogram_is_sound(found, 'forkd_branch_pause_seconds')
+        count, total = assert_histogram_is_sound(found, 'forkd_branch_pause_phase_seconds', f'phase="{phase}"')
+        assert count == 1, phase
+        sums += total
+    count, total = assert_histogram_is_sound(found, 'forkd_branch_pause_seconds')
+    assert count == 1 and 0 < total and abs(total - sums) < 1e-6
 
 
 @case()
