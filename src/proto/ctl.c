@@ -45,6 +45,11 @@ static const struct {
     [CTL_EXPORTED] = {"EXPORTED", FD(MEMORY) | FD(STATE) | FD(PAGES), FD(DIFF) | FD(BASE), CTL_EXTRA_MAX},
     [CTL_SETTLE] = {"SETTLE", 0, 0, 0},
     [CTL_SETTLED] = {"SETTLED", 0, 0, 0},
+    [CTL_SAVE] = {"SAVE", FD(DIR) | FD(MEMORY) | FD(STATE), FD(OWN_MEMORY) | FD(PAGES) | FD(DIFF) | FD(BASE),
+                  CTL_EXTRA_MAX},
+    [CTL_SAVING] = {"SAVING", 0, 0, 0},
+    [CTL_SAVED] = {"SAVED", 0, 0, 0},
+    [CTL_RESTORE] = {"RESTORE", 0, FD(BASE), CTL_EXTRA_MAX},
 };
 
 const char *ctl_type_name(enum ctl_type type)
@@ -185,6 +190,20 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
     case CTL_SETTLED:
         pack_u64(p, m->settled.pages);
         break;
+    case CTL_SAVE:
+        pack_u64(p, m->save.ram);
+        pack_u64(p, m->save.state_bytes);
+        pack_u32(p, m->save.birth_layers);
+        pack_u8(p, m->save.engine);
+        pack_u64(p, m->save.bytes_per_second);
+        pack_str(p, m->save.meta);
+        break;
+    case CTL_SAVING:
+        pack_u64(p, m->saving.bytes);
+        break;
+    case CTL_SAVED:
+        pack_str(p, m->saved.meta);
+        break;
     default:
         break;
     }
@@ -285,6 +304,20 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
         break;
     case CTL_SETTLED:
         m->settled.pages = unpack_u64(u);
+        break;
+    case CTL_SAVE:
+        m->save.ram = unpack_u64(u);
+        m->save.state_bytes = unpack_u64(u);
+        m->save.birth_layers = unpack_u32(u);
+        m->save.engine = unpack_u8(u);
+        m->save.bytes_per_second = unpack_u64(u);
+        unpack_str(u, m->save.meta, sizeof m->save.meta);
+        break;
+    case CTL_SAVING:
+        m->saving.bytes = unpack_u64(u);
+        break;
+    case CTL_SAVED:
+        unpack_str(u, m->saved.meta, sizeof m->saved.meta);
         break;
     default:
         break;

@@ -3,8 +3,8 @@
  * Theory of operation. Every VMM process (parent, template, sandbox) has one SEQPACKET socket to the
  * controller. One message is one packet: a fixed header (magic, version, type, request id, descriptor mask),
  * a body packed by hand, and descriptors (SCM_RIGHTS) in the order of `enum ctl_fd`, those whose bit is set
- * in the mask; after them may come *extra* ones, the frozen layers of a disk. The controller asks with a request id of its own choosing; the reply repeats it. Events carry
- * request id 0.
+ * in the mask; after them may come *extra* ones, the frozen layers of a disk. The controller asks with a request id of
+ * its own choosing; the reply repeats it. Events carry request id 0.
  *
  * The life of a tree:
  *
@@ -35,6 +35,10 @@
  * What a template is, EXPORT tells, for whoever writes it to a disk: EXPORTED has its image, the pages that differ from
  * it, its state and its layers. SETTLE makes a new image of image and pages, while the template goes on forking.
  *
+ * forkd-store, a process of the controller's outside of every tree, writes a template to a directory (SAVE, with what
+ * EXPORTED brought; SAVING now and then; SAVED) or makes an image of a chain of directories (RESTORE; IMAGE), which a
+ * fresh forkd-vmm then LOADs. It does one of these and ends.
+ *
  * A sandbox whose control socket closes before GO ends. After GO it outlives its controller: a new controller
  * connects to the listening socket the VMM holds (LISTEN), sends ADOPT with the secret given at birth, and
  * the accepted socket becomes the control socket. A parent ends with its controller (it is nobody's yet);
@@ -61,6 +65,7 @@ enum {
     CTL_TEXT_MAX = 480,
     CTL_ZERO_RANGES_MAX = 128,
     CTL_EXTRA_MAX = 220,
+    CTL_META_MAX = 7000, /* of a snapshot's description, terminator included */
 };
 
 enum ctl_type {
@@ -87,9 +92,16 @@ enum ctl_type {
     CTL_STREAM,   /* to the source; no body; PEER, [LAYER] (fresh); no reply but FAILED */
     CTL_BRANCHED, /* on the new template's own socket; body: ctl_branched; OWN_MEMORY */
     CTL_EXPORT,   /* to a template; no body */
-    CTL_EXPORTED, /* body: ctl_export; MEMORY (sealed), STATE, PAGES, [DIFF], [BASE]; extra: frozen layers, oldest first */
+    CTL_EXPORTED, /* body: ctl_export; MEMORY (sealed), STATE, PAGES, [DIFF], [BASE]; extra: frozen layers, oldest first
+                   */
     CTL_SETTLE,   /* to a template; no body: make its private pages part of a new image */
     CTL_SETTLED,  /* body: ctl_settled; it may come after replies to later requests */
+    CTL_SAVE,     /* to forkd-store; body: ctl_save; DIR, MEMORY, STATE, [OWN_MEMORY], [PAGES], [DIFF], [BASE]; extra:
+                     layers */
+    CTL_SAVING,   /* body: ctl_saving; now and then until SAVED or FAILED */
+    CTL_SAVED,    /* body: ctl_saved */
+    CTL_RESTORE,  /* to forkd-store; no body; [BASE]; extra: the directories of a chain, root first. The reply is IMAGE
+                   */
     CTL_TYPES_END
 };
 
@@ -110,6 +122,7 @@ enum ctl_fd {
     CTL_FD_OWN_MEMORY, /* /proc/PID/mem of the sender, or of a branch's source, read-only */
     CTL_FD_PAGES,      /* memfd: a bitmap of RAM's pages, 64-bit words: those not in MEMORY as they are */
     CTL_FD_DIFF,       /* memfd, the same form: pages written since the branch's source was forked */
+    CTL_FD_DIR,        /* a snapshot's directory, empty */
     CTL_FD_PEER,       /* one end of a SOCK_SEQPACKET pair between source and new template of a branch */
     CTL_FDS
 };
@@ -214,6 +227,23 @@ struct ctl_settled {
     uint64_t pages; /* that were private */
 };
 
+/* What else forkd-store must know of a template that it writes; the descriptors are those of EXPORTED. */
+struct ctl_save {
+    uint64_t ram, state_bytes;
+    uint32_t birth_layers;
+    uint8_t engine;            /* enum writer_engine of snap/writer.h */
+    uint64_t bytes_per_second; /* 0: as fast as it goes */
+    char meta[CTL_META_MAX];   /* proto/snapshot_meta.h */
+};
+
+struct ctl_saving {
+    uint64_t bytes; /* written so far, of pages and blocks */
+};
+
+struct ctl_saved {
+    char meta[CTL_META_MAX]; /* as it stands in snapshot.json */
+};
+
 /* One message, decoded. Descriptors that are absent are -1; those present belong to the receiver. */
 struct ctl_message {
     enum ctl_type type;
@@ -236,6 +266,9 @@ struct ctl_message {
         struct ctl_branched branched;
         struct ctl_export export;
         struct ctl_settled settled;
+        struct ctl_save save;
+        struct ctl_saving saving;
+        struct ctl_saved saved;
     };
 };
 

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { MACHINE_VERSION = 1, PART_VERSION = 1, DEVICE_BOUND = 64 << 10 };
+enum { MACHINE_VERSION = 1, PART_VERSION = MACHINE_PART_VERSION, DEVICE_BOUND = 64 << 10 };
 
 size_t machine_state_bound(const struct machine *m)
 {

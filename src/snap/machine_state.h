@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The version of every section but the first. */
+enum { MACHINE_PART_VERSION = 1 };
+
 /* An upper bound of the file's length for this machine, at most STATE_FILE_MAX. */
 size_t machine_state_bound(const struct machine *m);
 /* Packs the state into `buf`; returns the length. */

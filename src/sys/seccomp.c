@@ -56,12 +56,18 @@ struct rule {
 #define RULE(name, count, ...) {.number = SCMP_SYS(name), .conditions = (count), .condition = {__VA_ARGS__}},
 
 /* Where a line of the generated list differs from this build's kernel headers or libseccomp, it does not compile. */
-static int add_rules(scmp_filter_ctx filter, struct err *err)
+static const struct rule vmm_rules[] = {
+#include "sys/seccomp_rules_vmm.inc"
+};
+static const struct rule store_rules[] = {
+#include "sys/seccomp_rules_store.inc"
+};
+
+static int add_rules(scmp_filter_ctx filter, enum seccomp_set set, struct err *err)
 {
-    const struct rule rules[] = {
-#include "sys/seccomp_rules.inc"
-    };
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+    const struct rule *rules = set == SECCOMP_VMM ? vmm_rules : store_rules;
+    size_t count = set == SECCOMP_VMM ? sizeof vmm_rules / sizeof *vmm_rules : sizeof store_rules / sizeof *store_rules;
+    for (size_t i = 0; i < count; i++) {
         const struct rule *r = &rules[i];
         int rc = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, r->number, r->conditions, r->condition);
         if (rc < 0)
@@ -112,10 +118,9 @@ static void explain(int signal, siginfo_t *info, void *context)
     char line[160];
     const char *name = number >= 0 && number < SYSCALLS_MAX ? syscall_names[number] : NULL;
     const greg_t *regs = ((const ucontext_t *)context)->uc_mcontext.gregs;
-    int len =
-        snprintf(line, sizeof line, "forkd-vmm: system call %d (%s) with %#llx, %#llx, %#llx is not in the filter\n",
-                 number, name ? name : "unknown", (unsigned long long)regs[REG_RDI], (unsigned long long)regs[REG_RSI],
-                 (unsigned long long)regs[REG_RDX]);
+    int len = snprintf(line, sizeof line, "system call %d (%s) with %#llx, %#llx, %#llx is not in the filter\n", number,
+                       name ? name : "unknown", (unsigned long long)regs[REG_RDI], (unsigned long long)regs[REG_RSI],
+                       (unsigned long long)regs[REG_RDX]);
     ssize_t n = write(STDERR_FILENO, line, (size_t)len);
     (void)n; /* the process ends either way */
     _exit(128 + SIGSYS);
@@ -129,14 +134,14 @@ static int prepare_to_explain(struct err *err)
     return sigaction(SIGSYS, &action, NULL) < 0 ? err_set(err, errno, "handle SIGSYS") : 0;
 }
 
-static int load(scmp_filter_ctx filter, struct err *err)
+static int load(scmp_filter_ctx filter, enum seccomp_set set, struct err *err)
 {
     int rc = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     if (rc == 0) /* a tree of comparisons rather than a list: KVM_RUN passes here on every exit of a guest */
         rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
     if (rc < 0)
         return err_set(err, -rc, "set up the filter of system calls");
-    rc = add_rules(filter, err);
+    rc = add_rules(filter, set, err);
     if (rc < 0)
         return rc;
     rc = add_sanitizer_rules(filter);
@@ -145,7 +150,7 @@ static int load(scmp_filter_ctx filter, struct err *err)
     return rc < 0 ? err_set(err, -rc, "load the filter of system calls") : 0;
 }
 
-int seccomp_install(enum seccomp_mode mode, struct err *err)
+int seccomp_install(enum seccomp_set set, enum seccomp_mode mode, struct err *err)
 {
     int rc = mode == SECCOMP_EXPLAIN ? prepare_to_explain(err) : 0;
     if (rc < 0)
@@ -153,7 +158,7 @@ int seccomp_install(enum seccomp_mode mode, struct err *err)
     scmp_filter_ctx filter = seccomp_init(mode == SECCOMP_EXPLAIN ? SCMP_ACT_TRAP : SCMP_ACT_KILL_PROCESS);
     if (!filter)
         return err_set(err, ENOMEM, "make a filter of system calls");
-    rc = load(filter, err);
+    rc = load(filter, set, err);
     seccomp_release(filter);
     return rc;
 }

@@ -1,4 +1,4 @@
-/* seccomp.h: the one system call filter of a fork tree.
+/* seccomp.h: the one system call filter of a fork tree, and that of forkd-store.
  *
  * Theory of operation. Code that runs after the jail names each system call it makes in a comment beside it:
  *
@@ -9,6 +9,7 @@
  *
  * scripts/seccomp-tags gathers them at build time; what no tag names is not in the filter. Conditions compare
  * the low 32 bits: they are for arguments the kernel takes as int or as flags.
+ * SECCOMP(store) in the place of SECCOMP is for forkd-store alone, which belongs to no tree.
  * The filter is installed once per tree, in its first process, and covers every role a descendant can take
  * (a filter per generation ends in ENOMEM, and privilege only goes down).
  *
@@ -20,12 +21,17 @@
 
 #include "base/err.h"
 
+enum seccomp_set {
+    SECCOMP_VMM,   /* every role of a fork tree */
+    SECCOMP_STORE, /* forkd-store, when it has opened its files */
+};
+
 enum seccomp_mode {
     SECCOMP_KILL,    /* a call outside the filter ends the process with SIGSYS */
     SECCOMP_EXPLAIN, /* the same, but its name is written to stderr first: for developers */
 };
 
 /* Filters this process and all it forks, for good. Single-threaded callers only; takes about a millisecond. */
-int seccomp_install(enum seccomp_mode mode, struct err *err);
+int seccomp_install(enum seccomp_set set, enum seccomp_mode mode, struct err *err);
 
 #endif

@@ -34,5 +34,5 @@ int vmm_jail(const struct vmm_origin *origin, const struct ctl_jail *who, const 
     for (int stage = 0; stage < JAIL_STAGES; stage++)
         if (report.skipped[stage])
             log_debug("jail without %s: %s", jail_stage_name(stage), strerror(report.skipped[stage]));
-    return seccomp_install(getenv("FORKD_SECCOMP_EXPLAIN") ? SECCOMP_EXPLAIN : SECCOMP_KILL, err);
+    return seccomp_install(SECCOMP_VMM, getenv("FORKD_SECCOMP_EXPLAIN") ? SECCOMP_EXPLAIN : SECCOMP_KILL, err);
 }

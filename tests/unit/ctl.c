@@ -129,6 +129,23 @@ static void zero_ranges_that_overlap_or_leave_memory_are_refused(void **state)
     }
 }
 
+static void an_order_to_save_arrives_whole(void **state)
+{
+    struct ctl_message m, got;
+    ctl_message_init(&m, CTL_SAVE, 11);
+    m.save = (struct ctl_save){
+        .ram = 0x7f0000000000, .state_bytes = 12345, .birth_layers = 3, .engine = 1, .bytes_per_second = 99};
+    memset(m.save.meta, 'x', sizeof m.save.meta - 1);
+    m.fd[CTL_FD_DIR] = m.fd[CTL_FD_MEMORY] = m.fd[CTL_FD_STATE] = pair[0];
+    m.extra[m.extra_count++] = pair[1];
+    assert_int_equal(ctl_send(pair[0], &m, NULL), 0);
+    assert_int_equal(ctl_recv(pair[1], &got, NULL), 1);
+    assert_memory_equal(&got.save, &m.save, sizeof m.save);
+    assert_true(got.fd[CTL_FD_DIR] >= 0 && got.fd[CTL_FD_DIFF] < 0);
+    assert_int_equal(got.extra_count, 1);
+    ctl_message_close(&got);
+}
+
 static void rubbish_and_cut_messages_are_refused(void **state)
 {
     struct ctl_message m, got;
@@ -175,6 +192,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(layers_arrive_in_order_after_the_named_descriptors, setup, teardown),
         cmocka_unit_test_setup_teardown(layers_where_none_belong_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(zero_ranges_that_overlap_or_leave_memory_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_order_to_save_arrives_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(rubbish_and_cut_messages_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_end_and_silence_are_told_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failure_travels_with_code_and_sentence, setup, teardown),

@@ -27,7 +27,7 @@ static int run_filtered(enum seccomp_mode mode, int err_fd, int (*body)(void))
         if (err_fd >= 0)
             dup2(err_fd, STDERR_FILENO);
         struct err err = {0};
-        if (seccomp_install(mode, &err) < 0) {
+        if (seccomp_install(SECCOMP_VMM, mode, &err) < 0) {
             dprintf(STDERR_FILENO, "%s\n", err.text);
             _exit(99);
         }

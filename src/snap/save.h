@@ -1,0 +1,65 @@
+/* save.h: a template becomes a snapshot's directory.
+ *
+ * Theory of operation. A template never changes, so it can be written while it is forked. What it is comes as
+ * descriptors (proto/ctl.h, EXPORTED): its sealed image, a bitmap of the pages that differ from it, which are read
+ * through the descriptor of its memory, its state file, and the frozen layers of its disk. A *whole* snapshot holds
+ * all of memory, and all blocks of the disk that are not in the base image, whichever layer they are in; a *diff*
+ * holds the pages and the blocks written since its source was forked, and is of no use without its parent.
+ *
+ *   snapshot.json   what it is, and the checksums of the other files (proto/snapshot_meta.h); written last
+ *   vmstate         the state file (snap/state_file.h) without its disk section: where blocks are, the maps say
+ *   memory.bin      RAM page n at n * 4096, sparse        memory.map   which pages those are (snap/block_map.h)
+ *   disk0.layer     disk block n at n * 4096, sparse      disk0.map    likewise; only where there is a disk
+ *
+ * The directory is the caller's, who makes it under a name that no snapshot can have and gives it its own when all
+ * of this is on the disk. Until then snapshot.json is empty, and an empty one is refused by whoever loads it.
+ *
+ * save_open() creates the files, save_run() fills them: between the two a process can give up opening files.
+ *
+ * Threads: one per save; writers have threads of their own. */
+#ifndef FORKD_SNAP_SAVE_H
+#define FORKD_SNAP_SAVE_H
+
+#include "proto/snapshot_meta.h"
+#include "snap/writer.h"
+
+/* The files of a directory, in the order in which they are written. */
+enum snapshot_file {
+    FILE_MEMORY,
+    FILE_MEMORY_MAP,
+    FILE_LAYER,
+    FILE_LAYER_MAP,
+    FILE_VMSTATE,
+    FILE_META,
+    SNAPSHOT_FILES
+};
+
+const char *snapshot_file_name(enum snapshot_file file);
+
+/* What is written, and how. Descriptors are not owned; -1 where there is none. */
+struct save {
+    int dir;
+    int memory;      /* the sealed image */
+    int own_memory;  /* /proc/PID/mem of the template */
+    int pages, diff; /* bitmaps of RAM's pages; `diff` for a diff only */
+    int state;       /* the state file */
+    uint64_t state_bytes;
+    int base;          /* the disk's base image */
+    const int *layers; /* frozen ones, oldest first */
+    unsigned layer_count;
+    uint64_t ram;          /* where RAM is mapped in the template */
+    unsigned birth_layers; /* a diff holds the layers from here on */
+    enum writer_engine engine;
+    unsigned without;          /* of writer.h */
+    uint64_t bytes_per_second; /* 0: no limit */
+    int (*progress)(void *owner, uint64_t done, struct err *err);
+    void *owner;
+};
+
+/* Creates the files in `dir`; those opened are the caller's, whether it succeeds or not. */
+int save_open(int dir, bool has_disk, int fd[SNAPSHOT_FILES], struct err *err);
+
+/* Fills the files. `meta` says what the snapshot is; what was written is added to it. */
+int save_run(const struct save *s, const int fd[SNAPSHOT_FILES], struct snapshot_meta *meta, struct err *err);
+
+#endif
