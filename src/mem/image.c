@@ -26,18 +26,25 @@ int image_create(uint64_t size, int *fd, void **base, struct err *err)
         return err_set(err, errno, "create the guest's memory");
     if (ftruncate(memfd, (off_t)size) < 0)
         return err_set(err, errno, "make guest memory of %llu MiB", (unsigned long long)(size >> 20));
-    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
+    int rc = image_map_shared(memfd, size, base, err);
+    if (rc == 0)
+        *fd = steal_fd(&memfd);
+    return rc;
+}
+
+int image_map_shared(int fd, uint64_t size, void **base, struct err *err)
+{
+    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (map == MAP_FAILED)
         return err_set(err, errno, "map guest memory of %llu MiB", (unsigned long long)(size >> 20));
     /* Where the host allows them for shmem, huge pages make the boot cheaper; templates map small pages. */
     madvise(map, size, MADV_HUGEPAGE);
     madvise(map, size, MADV_DONTDUMP);
-    *fd = steal_fd(&memfd);
     *base = map;
     return 0;
 }
 
-static bool is_zero(const void *page)
+bool image_page_is_zero(const void *page)
 {
     const uint64_t *word = page;
     for (size_t i = 0; i < GMEM_PAGE / sizeof *word; i += 8)
@@ -77,7 +84,7 @@ static int find_zero_runs(int fd, const uint8_t *base, uint64_t size, struct ima
             return err_set(err, errno, "look for holes in the guest's memory");
         at = (uint64_t)hole > size ? size : (uint64_t)hole;
         for (uint64_t page = begin; page < at; page += GMEM_PAGE) {
-            if (is_zero(base + page))
+            if (image_page_is_zero(base + page))
                 continue;
             if (page > run)
                 keep_run(image, run, page - run);
@@ -160,11 +167,9 @@ static int map_part(uint8_t *base, uint64_t offset, uint64_t len, int fd, struct
     return 0;
 }
 
-int image_map(int fd, const struct image *image, void **base, struct err *err)
+int image_map_over(int fd, const struct image *image, void *base, struct err *err)
 {
-    uint8_t *map = reserve(image->size);
-    if (map == MAP_FAILED)
-        return err_set(err, errno, "find address space for %llu MiB", (unsigned long long)(image->size >> 20));
+    uint8_t *map = base;
     int rc = 0;
     uint64_t at = 0;
     for (unsigned i = 0; rc == 0 && i < image->zero_count; i++) {
@@ -176,13 +181,21 @@ int image_map(int fd, const struct image *image, void **base, struct err *err)
     }
     if (rc == 0)
         rc = map_part(map, at, image->size - at, fd, err);
-    if (rc < 0) {
-        munmap(map, image->size);
-        return rc;
-    }
     /* With huge pages a child that touches 64 scattered pages costs 109 MiB. */
     madvise(map, image->size, MADV_NOHUGEPAGE);
     madvise(map, image->size, MADV_DONTDUMP);
-    *base = map;
-    return 0;
+    return rc;
+}
+
+int image_map(int fd, const struct image *image, void **base, struct err *err)
+{
+    void *map = reserve(image->size);
+    if (map == MAP_FAILED)
+        return err_set(err, errno, "find address space for %llu MiB", (unsigned long long)(image->size >> 20));
+    int rc = image_map_over(fd, image, map, err);
+    if (rc < 0)
+        munmap(map, image->size);
+    else
+        *base = map;
+    return rc;
 }

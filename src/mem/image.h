@@ -39,6 +39,11 @@ struct image {
 /* A memfd of `size` bytes to boot on, mapped shared at *base. Ends with close(*fd) and munmap(*base, size). */
 int image_create(uint64_t size, int *fd, void **base, struct err *err);
 
+/* Maps a memfd of that size shared, to be filled: what image_create() does. */
+int image_map_shared(int fd, uint64_t size, void **base, struct err *err);
+
+bool image_page_is_zero(const void *page);
+
 /* Finds the zero ranges of the memfd that is mapped shared at `base` (nothing may write to it any more),
  * punches them, and fills every other hole. */
 int image_settle(int fd, void *base, uint64_t size, struct image *image, struct err *err);
@@ -52,5 +57,8 @@ int image_check(int fd, const struct image *image, struct err *err);
 /* Maps a sealed image for a template: private, small pages, no reserve, not in core dumps. The mapping is
  * image->size bytes at *base and keeps the memfd alive by itself. */
 int image_map(int fd, const struct image *image, void **base, struct err *err);
+/* The same over a mapping of that size that image_map() made, which it replaces part by part: after a failure some
+ * parts are of this image, the others as they were. */
+int image_map_over(int fd, const struct image *image, void *base, struct err *err);
 
 #endif

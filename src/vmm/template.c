@@ -14,6 +14,7 @@
 #include "sys/clone.h"
 #include "sys/own_memory.h"
 #include "vmm/roles.h"
+#include "vmm/settling.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -26,6 +27,8 @@ struct template
     struct control control;
     struct machine *machine;
     struct content content;
+    struct settling settling;
+    uint32_t settle_request;
     struct ctl_message task; /* in a fork: what it was made for; no type: nothing */
     int exit_status;
 };
@@ -36,6 +39,7 @@ static void shed(struct template *t)
 {
     loop_destroy(&t->loop);
     control_destroy(&t->control);
+    settling_shed(&t->settling);
 }
 
 /* SPAWN and BRANCH: the fork takes the message and leaves the loop. */
@@ -92,6 +96,31 @@ static void export(struct template *t, uint32_t request)
     }
     control_send(&t->control, &m);
     content_export_close(&e);
+}
+
+static void on_settled(struct settling *settling, uint64_t pages, const struct err *err)
+{
+    struct template *t = settling->owner;
+    struct ctl_message m;
+    if (err) {
+        control_send_failed(&t->control, t->settle_request, err);
+        return;
+    }
+    ctl_message_init(&m, CTL_SETTLED, t->settle_request);
+    m.settled.pages = pages;
+    control_send(&t->control, &m);
+}
+
+static void settle(struct template *t, uint32_t request)
+{
+    struct err err = {0};
+    t->settling.owner = t;
+    t->settling.done = on_settled;
+    int rc = settling_begin(&t->settling, &t->loop, &t->content, &t->machine->gmem, &err);
+    if (rc < 0)
+        control_send_failed(&t->control, request, &err);
+    else
+        t->settle_request = request;
 }
 
 static void on_request(struct control *control, struct ctl_message *m);
@@ -198,6 +227,9 @@ static void on_request(struct control *control, struct ctl_message *m)
     case CTL_EXPORT:
         export(t, m->request);
         break;
+    case CTL_SETTLE:
+        settle(t, m->request);
+        break;
     case CTL_QUIT:
         t->exit_status = 0;
         loop_stop(&t->loop);
@@ -253,6 +285,7 @@ static int open_machine(struct template *t, struct ctl_message *load, struct err
 int template_run(const struct vmm_origin *origin, int sock, struct ctl_message *load)
 {
     struct template t = {.origin = origin, .content = {.image_fd = -1}};
+    settling_init(&t.settling);
     struct err err = {0};
     /* Ended children need no one to wait for them: their end is told by pidfds. */
     signal(SIGCHLD, SIG_IGN);

@@ -228,6 +228,7 @@ struct template template_load(const struct image_fds *image)
     m.fd[CTL_FD_LISTEN] = t.listen_fd;
     assert_int_equal(ctl_send(t.vmm.ctl, &m, NULL), 0);
     fixture_expect(t.vmm.ctl, &m, CTL_LOADED);
+    t.own_memory = steal_fd(&m.fd[CTL_FD_OWN_MEMORY]);
     ctl_message_close(&m);
     return t;
 }
@@ -249,6 +250,7 @@ void template_quit(struct template *t)
         assert_int_equal(vmm_exit_status(t->vmm.pid), 0);
     close(t->vmm.ctl);
     close(t->listen_fd);
+    fd_close(&t->own_memory);
     fd_close(&t->pidfd);
 }
 
@@ -343,7 +345,8 @@ struct template sandbox_branch_begin(struct sandbox *s, struct template *last, c
     int pair[2], peer[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, peer), 0);
-    struct template t = {.vmm = {.ctl = pair[0]}, .listen_fd = fixture_listen(SOCK_SEQPACKET, name), .disk = s->disk};
+    struct template t = {
+        .vmm = {.ctl = pair[0]}, .listen_fd = fixture_listen(SOCK_SEQPACKET, name), .own_memory = -1, .disk = s->disk};
     struct ctl_message m;
     ctl_message_init(&m, CTL_BRANCH, 11);
     snprintf(m.branch.id, sizeof m.branch.id, "%s", name);
@@ -377,6 +380,7 @@ struct template sandbox_branch(struct sandbox *s, struct template *last, const c
     struct ctl_message m;
     fixture_expect(t.vmm.ctl, &m, CTL_BRANCHED);
     *report = m.branched;
+    t.own_memory = steal_fd(&m.fd[CTL_FD_OWN_MEMORY]);
     ctl_message_close(&m);
     return t;
 }

@@ -60,6 +60,7 @@ struct template
     struct vmm vmm;
     int listen_fd;
     int pidfd; /* of a branch, else -1 */
+    int own_memory;
     bool disk;
 };
 
