@@ -53,7 +53,7 @@ struct snapshot {
     pthread_mutex_t spawning; /* held by the one thread that talks to the template */
     struct vmm template;
     struct loop_source death; /* the monitor's */
-    struct list pending;      /* the monitor's */
+    struct list watched;      /* the monitor's */
 };
 
 struct sandbox {
@@ -75,7 +75,7 @@ struct sandbox {
 
     struct vmm vmm;
     struct loop_source death, words; /* the monitor's */
-    struct list pending;             /* the monitor's */
+    struct list watched;             /* the monitor's */
 };
 
 enum { FLEET_BUCKETS = 1024 };

@@ -16,25 +16,30 @@ struct monitor {
     struct loop loop;
     pthread_t thread;
     pthread_mutex_t lock;
-    struct list new_sandboxes, new_snapshots; /* to be watched */
-    bool stopping;
-    struct list sandboxes, snapshots; /* watched, for the end */
+    struct list sandboxes, snapshots; /* watched, for the end; guarded by the lock */
 };
 
 static __thread struct monitor *this_monitor;
+
+static void unlist(struct monitor *m, struct list *link)
+{
+    pthread_mutex_lock(&m->lock);
+    list_remove(link);
+    pthread_mutex_unlock(&m->lock);
+}
 
 static void sandbox_forget(struct monitor *m, struct sandbox *b)
 {
     loop_remove(&m->loop, &b->death);
     loop_remove(&m->loop, &b->words);
-    list_remove(&b->pending);
+    unlist(m, &b->watched);
     sandbox_unref(&m->c->fleet, b);
 }
 
 static void snapshot_forget(struct monitor *m, struct snapshot *s)
 {
     loop_remove(&m->loop, &s->death);
-    list_remove(&s->pending);
+    unlist(m, &s->watched);
     snapshot_unref(&m->c->fleet, s);
 }
 
@@ -109,35 +114,6 @@ static void watch_failed(const char *id, const struct vmm *vmm, const struct err
     vmm_kill(vmm);
 }
 
-static void pending_take(struct loop *loop)
-{
-    struct monitor *m = this_monitor;
-    struct err err;
-    pthread_mutex_lock(&m->lock);
-    bool stopping = m->stopping;
-    while (!list_empty(&m->new_snapshots)) {
-        struct snapshot *s = list_entry(m->new_snapshots.next, struct snapshot, pending);
-        list_remove(&s->pending);
-        list_append(&m->snapshots, &s->pending);
-        s->death.fn = template_died;
-        if (loop_add(loop, &s->death, s->template.pidfd, EPOLLIN, &err) < 0)
-            watch_failed(s->template.id, &s->template, &err);
-    }
-    while (!list_empty(&m->new_sandboxes)) {
-        struct sandbox *b = list_entry(m->new_sandboxes.next, struct sandbox, pending);
-        list_remove(&b->pending);
-        list_append(&m->sandboxes, &b->pending);
-        b->death.fn = sandbox_died;
-        b->words.fn = sandbox_spoke;
-        if (loop_add(loop, &b->words, b->vmm.ctl, EPOLLIN, &err) < 0 ||
-            loop_add(loop, &b->death, b->vmm.pidfd, EPOLLIN, &err) < 0)
-            watch_failed(b->vmm.id, &b->vmm, &err);
-    }
-    pthread_mutex_unlock(&m->lock);
-    if (stopping)
-        loop_stop(loop);
-}
-
 static void *monitor_main(void *arg)
 {
     struct monitor *m = arg;
@@ -146,9 +122,9 @@ static void *monitor_main(void *arg)
     if (loop_run(&m->loop, &err) < 0)
         log_error("the monitor: %s", err.text);
     list_for_each_safe (n, &m->sandboxes)
-        sandbox_forget(m, list_entry(n, struct sandbox, pending));
+        sandbox_forget(m, list_entry(n, struct sandbox, watched));
     list_for_each_safe (n, &m->snapshots)
-        snapshot_forget(m, list_entry(n, struct snapshot, pending));
+        snapshot_forget(m, list_entry(n, struct snapshot, watched));
     return NULL;
 }
 
@@ -159,12 +135,10 @@ int monitor_start(struct controller *c, struct monitor **monitor, struct err *er
         return err_say(err, ENOMEM, "out of memory");
     m->c = c;
     pthread_mutex_init(&m->lock, NULL);
-    list_init(&m->new_sandboxes);
-    list_init(&m->new_snapshots);
     list_init(&m->sandboxes);
     list_init(&m->snapshots);
     int rc = loop_init(&m->loop, err);
-    m->loop.on_wake = pending_take;
+    m->loop.on_wake = loop_stop;
     int failed = rc < 0 ? 0 : pthread_create(&m->thread, NULL, monitor_main, m);
     if (failed)
         rc = err_set(err, failed, "make the monitor's thread");
@@ -183,9 +157,6 @@ void monitor_stop(struct monitor *m)
 {
     if (!m)
         return;
-    pthread_mutex_lock(&m->lock);
-    m->stopping = true;
-    pthread_mutex_unlock(&m->lock);
     loop_wake(&m->loop);
     pthread_join(m->thread, NULL);
     loop_destroy(&m->loop);
@@ -193,24 +164,35 @@ void monitor_stop(struct monitor *m)
     free(m);
 }
 
+/* The object is the loop's with the last call: its thread may be burying it before that returns. */
 void monitor_watch_sandbox(struct monitor *m, struct sandbox *b)
 {
+    struct err err;
     pthread_mutex_lock(&m->c->fleet.lock);
-    b->refs++;
+    b->refs += 2; /* one is for here */
     pthread_mutex_unlock(&m->c->fleet.lock);
     pthread_mutex_lock(&m->lock);
-    list_append(&m->new_sandboxes, &b->pending);
+    list_append(&m->sandboxes, &b->watched);
     pthread_mutex_unlock(&m->lock);
-    loop_wake(&m->loop);
+    b->death.fn = sandbox_died;
+    b->words.fn = sandbox_spoke;
+    if (loop_add(&m->loop, &b->words, b->vmm.ctl, EPOLLIN, &err) < 0 ||
+        loop_add(&m->loop, &b->death, b->vmm.pidfd, EPOLLIN, &err) < 0)
+        watch_failed(b->vmm.id, &b->vmm, &err);
+    sandbox_unref(&m->c->fleet, b);
 }
 
 void monitor_watch_snapshot(struct monitor *m, struct snapshot *s)
 {
+    struct err err;
     pthread_mutex_lock(&m->c->fleet.lock);
-    s->refs++;
+    s->refs += 2;
     pthread_mutex_unlock(&m->c->fleet.lock);
     pthread_mutex_lock(&m->lock);
-    list_append(&m->new_snapshots, &s->pending);
+    list_append(&m->snapshots, &s->watched);
     pthread_mutex_unlock(&m->lock);
-    loop_wake(&m->loop);
+    s->death.fn = template_died;
+    if (loop_add(&m->loop, &s->death, s->template.pidfd, EPOLLIN, &err) < 0)
+        watch_failed(s->template.id, &s->template, &err);
+    snapshot_unref(&m->c->fleet, s);
 }

@@ -70,6 +70,18 @@ static int child_fork(struct controller *c, struct sandbox *b, const struct seat
     return rc;
 }
 
+/* The guest's answer is awaited, and nothing before it: each wait for a step on the way there would cost two switches
+ * between processes. BORN lies in the socket by then. */
+static int child_run(struct controller *c, struct sandbox *b, struct err *err)
+{
+    int rc = vmm_go(&b->vmm, err);
+    own_fd int dialled = rc == 0 ? agent_dial(&c->run, b->vmm.id, err) : rc;
+    if (dialled < 0)
+        return dialled;
+    rc = agent_identify(steal_fd(&dialled), b->vmm.id, IDENTIFY_SECS, err);
+    return rc < 0 ? rc : vmm_await_birth(&b->vmm, err);
+}
+
 static int child_start(struct controller *c, struct sandbox *b, struct err *err)
 {
     struct seat seat;
@@ -78,17 +90,11 @@ static int child_start(struct controller *c, struct sandbox *b, struct err *err)
         return rc;
     rc = child_fork(c, b, &seat, err);
     seat_close(&seat);
-    /* Dialled while the child makes its VM, so that the guest finds the call when it wakes up. */
-    own_fd int dialled = rc == 0 ? agent_dial(&c->run, b->vmm.id, err) : rc;
-    if (rc == 0 && dialled < 0)
-        rc = dialled;
-    if (rc == 0)
-        rc = vmm_go(&b->vmm, err);
-    if (rc == 0) {
-        rc = agent_identify(steal_fd(&dialled), b->vmm.id, IDENTIFY_SECS, err);
-        if (rc < 0)
-            vmm_explain(&b->vmm, err);
-    }
+    if (rc < 0)
+        return rc;
+    rc = child_run(c, b, err);
+    if (rc < 0)
+        vmm_explain(&b->vmm, err);
     return rc;
 }
 

@@ -359,6 +359,15 @@ int vmm_await_branched(struct vmm *made, struct ctl_branched *report, struct err
 int vmm_go(struct vmm *child, struct err *err)
 {
     struct ctl_message m;
+    ctl_message_init(&m, CTL_GO, 0);
+    int rc = ctl_send(child->ctl, &m, err);
+    return rc == -EPIPE || rc == -ECONNRESET ? err_say(err, ECONNRESET, "the VMM process %d is gone", (int)child->pid)
+                                             : rc;
+}
+
+int vmm_await_birth(struct vmm *child, struct err *err)
+{
+    struct ctl_message m;
     uint64_t deadline = secs_from_now(SPAWN_SECS);
     for (;;) {
         int rc = message_next(child, &m, deadline, err);
@@ -374,8 +383,7 @@ int vmm_go(struct vmm *child, struct err *err)
     }
     child->memory = steal_fd(&m.fd[CTL_FD_OWN_MEMORY]);
     ctl_message_close(&m);
-    ctl_message_init(&m, CTL_GO, 0);
-    return ctl_send(child->ctl, &m, err);
+    return 0;
 }
 
 int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err)

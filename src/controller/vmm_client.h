@@ -73,8 +73,8 @@ int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err);
 int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int *layers, unsigned layer_count,
              int listen, struct err *err);
 
-/* SPAWN of `child` (named before) and SPAWNED: the child has its pid, pidfd and control socket. Its BORN comes on
- * its own socket. The caller serialises calls on one template. */
+/* SPAWN of `child` (named before) and SPAWNED: we have its pid, pidfd and control socket, all it takes to end it. The
+ * caller serialises calls on one template. */
 int vmm_spawn(struct vmm *template, struct vmm *child, const struct seat *seat, int cgroup, struct err *err);
 /* BRANCH of `made` (named before), a fork of the template `last`, and SPAWNED: it has its pid, pidfd and control
  * socket, and reads its source's memory through `memory` as the source tells it through `peer`. The caller serialises
@@ -88,8 +88,10 @@ uint32_t vmm_number(struct vmm *vmm);
 /* BRANCHED, of what vmm_branch() made: it is a template. */
 int vmm_await_branched(struct vmm *made, struct ctl_branched *report, struct err *err);
 
-/* BORN and GO. */
+/* GO: it runs its guest as soon as it can. Does not wait for it. */
 int vmm_go(struct vmm *child, struct err *err);
+/* BORN, which a child says before its guest runs: we have its memory. */
+int vmm_await_birth(struct vmm *child, struct err *err);
 
 /* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead. */
 int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err);

@@ -19,8 +19,8 @@
  *           <---------------------------------------------- LOADED (OWN_MEMORY)
  *     SPAWN (CTL, LAYER, VSOCK, LISTEN, CONSOLE, CGROUP) --->  clone3
  *           <---------------------------------------------- SPAWNED (PIDFD)
- *           <------------------------------------------------------------------------- BORN (OWN_MEMORY)
- *     GO    ------------------------------------------------------------------------->  runs
+ *     GO    ------------------------------------------------------------------------->  may run
+ *           <------------------------------------------------------------------------- BORN (OWN_MEMORY), runs
  *           <------------------------------------------------------------------------- DOORBELL, ENDED, ...
  *
  * A branch makes a template of a running sandbox. The controller makes a socket pair for the two processes
@@ -39,7 +39,8 @@
  * EXPORTED brought; SAVING now and then; SAVED) or makes an image of a chain of directories (RESTORE; IMAGE), which a
  * fresh forkd-vmm then LOADs. It does one of these and ends.
  *
- * A sandbox whose control socket closes before GO ends. After GO it outlives its controller: a new controller
+ * A sandbox whose control socket closes before GO ends: GO says that the controller has what it takes to end it. BORN
+ * is said before it looks for GO, which may be there already. After GO it outlives its controller: a new controller
  * connects to the listening socket the VMM holds (LISTEN), sends ADOPT with the secret given at birth, and
  * the accepted socket becomes the control socket. A parent ends with its controller (it is nobody's yet);
  * a template, like a sandbox, waits to be adopted.

@@ -53,11 +53,13 @@ static int control(struct loop *loop, int op, struct loop_source *source, int fd
     return 0;
 }
 
+/* The source is complete before the kernel has it: the loop's thread may be serving it before that call returns. */
 int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events, struct err *err)
 {
+    source->fd = fd;
     int rc = control(loop, EPOLL_CTL_ADD, source, fd, events, err);
-    if (rc == 0)
-        source->fd = fd;
+    if (rc < 0)
+        source->fd = -1;
     return rc;
 }
 

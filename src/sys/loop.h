@@ -2,7 +2,7 @@
  *
  * Theory of operation. A source is a descriptor with a function; a timer is a monotonic deadline with a
  * function. Both are embedded in what owns them, so the loop allocates nothing. loop_run() waits and calls
- * until loop_stop(). All calls but loop_wake() are made on the loop's own thread.
+ * until loop_stop(). All calls but loop_add() and loop_wake() are made on the loop's own thread.
  *
  * Invariants.
  * 1. A source is in the loop exactly while its fd is not -1 in `struct loop_source`.
@@ -51,7 +51,8 @@ struct loop {
 int loop_init(struct loop *loop, struct err *err);
 void loop_destroy(struct loop *loop);
 
-/* `events` are EPOLLIN, EPOLLOUT, EPOLLRDHUP; errors and hang-ups are always reported. Level-triggered. */
+/* `events` are EPOLLIN, EPOLLOUT, EPOLLRDHUP; errors and hang-ups are always reported. Level-triggered. From any
+ * thread; on another than the loop's, the source belongs to the loop with this call. */
 int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events, struct err *err);
 int loop_change(struct loop *loop, struct loop_source *source, uint32_t events, struct err *err);
 /* Does not close the descriptor. Removing one that is not in the loop is allowed. */
