@@ -132,7 +132,8 @@ int vmm_exit_status(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
-static struct parent boot(unsigned mem_mib, unsigned vcpus, int kernel_fd, int base_fd, int layer_fd)
+static struct parent boot(unsigned mem_mib, unsigned vcpus, int kernel_fd, int base_fd, int layer_fd,
+                          const char *cmdline)
 {
     struct parent p = {
         .vmm = vmm_start(), .vsock = fixture_listen(SOCK_STREAM, "parent-vsock"), .console = fixture_file("console")};
@@ -143,7 +144,7 @@ static struct parent boot(unsigned mem_mib, unsigned vcpus, int kernel_fd, int b
     m.boot.jail.uid = m.boot.jail.gid = 65533;
     m.boot.mem_mib = mem_mib;
     m.boot.vcpus = vcpus;
-    strcpy(m.boot.cmdline, "console=ttyS0");
+    snprintf(m.boot.cmdline, sizeof m.boot.cmdline, "console=ttyS0 %s", cmdline);
     m.fd[CTL_FD_KERNEL] = kernel_fd;
     m.fd[CTL_FD_BASE] = base_fd;
     m.fd[CTL_FD_LAYER] = layer_fd;
@@ -156,7 +157,7 @@ static struct parent boot(unsigned mem_mib, unsigned vcpus, int kernel_fd, int b
 
 struct parent parent_boot(unsigned mem_mib, unsigned vcpus, int kernel_fd)
 {
-    return boot(mem_mib, vcpus, kernel_fd, -1, -1);
+    return boot(mem_mib, vcpus, kernel_fd, -1, -1, "");
 }
 
 void parent_close(struct parent *p)
@@ -178,11 +179,11 @@ static int base_image(unsigned disk_mib)
     return fd;
 }
 
-struct image_fds image_make(unsigned mem_mib, unsigned vcpus, unsigned disk_mib)
+static struct image_fds make(unsigned mem_mib, unsigned vcpus, unsigned disk_mib, const char *cmdline)
 {
     own_fd int kernel = open(fixture_guest, O_RDONLY | O_CLOEXEC);
     int base = disk_mib ? base_image(disk_mib) : -1, layer = disk_mib ? fixture_file("layer") : -1;
-    struct parent p = boot(mem_mib, vcpus, kernel, base, layer);
+    struct parent p = boot(mem_mib, vcpus, kernel, base, layer, cmdline);
     struct ctl_message m;
     fixture_expect(p.vmm.ctl, &m, CTL_STARTED);
     assert_int_equal(m.pid.pid, p.vmm.pid);
@@ -198,6 +199,18 @@ struct image_fds image_make(unsigned mem_mib, unsigned vcpus, unsigned disk_mib)
     assert_int_equal(vmm_exit_status(p.vmm.pid), 0);
     parent_close(&p);
     return image;
+}
+
+struct image_fds image_make(unsigned mem_mib, unsigned vcpus, unsigned disk_mib)
+{
+    return make(mem_mib, vcpus, disk_mib, "");
+}
+
+struct image_fds image_make_stormy(unsigned mem_mib, unsigned vcpus)
+{
+    char cmdline[32];
+    snprintf(cmdline, sizeof cmdline, "storm=%u", vcpus);
+    return make(mem_mib, vcpus, 0, cmdline);
 }
 
 void image_close(struct image_fds *image)

@@ -53,6 +53,8 @@ struct image_fds {
 
 /* Boots the guest, with a disk of `disk_mib` if that is not 0, and lets its template consume it. */
 struct image_fds image_make(unsigned mem_mib, unsigned vcpus, unsigned disk_mib);
+/* The same with all CPUs but the first busy for good (kvm/guests/storm.h), and no disk. */
+struct image_fds image_make_stormy(unsigned mem_mib, unsigned vcpus);
 void image_close(struct image_fds *image);
 
 struct template

@@ -2,6 +2,7 @@
  * at full speed on any KVM. See src/proto/agent.h for the protocol and shell.c for what EXEC can do.
  *
  *   fill=N    bytes of memory it writes before it listens, as an interpreter and its modules would
+ *   storm=N   all of N CPUs but the first are busy for good (storm.h)
  *
  * It sleeps in HLT whenever there is nothing to do. */
 #include "proto/agent.h"
@@ -422,9 +423,10 @@ void guest_main(unsigned cpu)
 {
     uint64_t wake, armed = 0;
     if (cpu)
-        return;
+        storm_forever(cpu);
     tsc_hz();
     memory_map();
+    cpus_start(storm_cpus());
     memory_fill(option("fill", 0));
     blk_start();
     if (!vsock_start(AGENT_PORT, AGENT_DOORBELL_PORT))

@@ -8,6 +8,7 @@
  *   blk size | blk read BLOCK | blk write BLOCK VALUE | blk flush       blocks of 4 KiB, one value in each
  *   load SLOTS | load                              disk traffic for good, and how it fares
  *   resets                                         vsock transport resets seen
+ *   storm                                          whether the busy CPUs go on, and found all as they left it
  *   poweroff | reset | crash
  *   sh -c LINE                                     one of these */
 #include "shell.h"
@@ -258,11 +259,12 @@ static const struct {
     const char *name;
     void (*run)(struct command *cmd);
 } commands[] = {
-    {"echo", cmd_echo},     {"true", cmd_true},         {"false", cmd_false}, {"exit", cmd_exit},
-    {"cat", cmd_cat},       {"sleep", cmd_sleep},       {"spin", cmd_spin},   {"hostname", cmd_hostname},
-    {"id", cmd_id},         {"token", cmd_token},       {"env", cmd_env},     {"date", cmd_date},
-    {"spew", cmd_spew},     {"mem", cmd_mem},           {"blk", cmd_blk},     {"load", cmd_load},
-    {"resets", cmd_resets}, {"poweroff", cmd_poweroff}, {"reset", cmd_reset}, {"crash", cmd_crash},
+    {"echo", cmd_echo},     {"true", cmd_true},   {"false", cmd_false},       {"exit", cmd_exit},
+    {"cat", cmd_cat},       {"sleep", cmd_sleep}, {"spin", cmd_spin},         {"hostname", cmd_hostname},
+    {"id", cmd_id},         {"token", cmd_token}, {"env", cmd_env},           {"date", cmd_date},
+    {"spew", cmd_spew},     {"mem", cmd_mem},     {"blk", cmd_blk},           {"load", cmd_load},
+    {"resets", cmd_resets}, {"storm", cmd_storm}, {"poweroff", cmd_poweroff}, {"reset", cmd_reset},
+    {"crash", cmd_crash},
 };
 
 static void command_run(struct command *cmd)

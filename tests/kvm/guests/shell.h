@@ -50,6 +50,11 @@ void command_start_line(struct command *cmd, struct agent_text line);
 /* Takes back what it has of the disk. */
 void command_drop(struct command *cmd);
 
+/* What the other CPUs do, how many CPUs there are for it, and the command that looks at it (storm.h). */
+_Noreturn void storm_forever(unsigned cpu);
+unsigned storm_cpus(void);
+void cmd_storm(struct command *cmd);
+
 /* The value of a sum or product of numbers, with parentheses; false if it is none. */
 bool expression_value(struct agent_text code, int64_t *value);
 
