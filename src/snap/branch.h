@@ -8,11 +8,12 @@
  *   HELLO (shared memfd, layers, instant) --------->  maps it; the bitmap begins with what that instant lacks
  *   FETCH  -------------------------------------->   adds what was written since; answers FETCHED
  *   reads those pages, and again, while the guest runs, until few are left, they stop shrinking, or ROUNDS_MAX
- *   PARK  --------------------------------------->   parks, saves CPUs and devices; freezes the disk; fetches the last
- *                                                     pages and copies them into the shared stage (stage.h); runs
- *                                                     on; answers PARKED (layers the target lacks), RESUMED (the
- * instant) puts the pages in place, unpacks the state: it is the template DONE --------------------------------------->
- * since the last branch: nothing
+ *   PARK  --------------------------------------->   parks, saves CPUs and devices; freezes the disk; fetches the
+ *                                                     last pages and copies them into the shared stage (stage.h);
+ *                                                     runs on; answers PARKED (layers the target lacks) and
+ *                                                     RESUMED (the instant)
+ *   puts the pages in place, unpacks the state: it is the template
+ *   DONE  --------------------------------------->   since the last branch: nothing
  *
  * So in the pause nobody waits for another process. Only where more pages are left than the stage holds, or the target
  * asked to compare all memory, the source stands still after PARKED until the target says RESUME.
