@@ -21,6 +21,9 @@
 
 #include <string.h>
 
+/* A branch in the making answers when it is made, or when it has given its source up (snap/branch_target.c). */
+enum { ANSWER_SECS = 5, MAKING_SECS = 40 };
+
 enum fate { SKIPPED, LIVES, DEAD, SILENT };
 
 struct rows {
@@ -111,7 +114,8 @@ static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, 
     s->has_disk = row->has_disk;
     s->branch = row->branch;
 
-    int found = row->state == ROW_FAILED ? -ENOENT : vmm_adopt(&c->run, &s->template, &why);
+    unsigned secs = row->state == ROW_MAKING ? MAKING_SECS : ANSWER_SECS;
+    int found = row->state == ROW_FAILED ? -ENOENT : vmm_adopt(&c->run, &s->template, secs, &why);
     *fate = found == 0 ? LIVES : found == -ETIMEDOUT ? SILENT : DEAD;
     s->state = row->state == ROW_HIDDEN ? SNAPSHOT_HIDDEN : *fate == LIVES ? SNAPSHOT_READY : SNAPSHOT_FAILED;
     if (*fate == SILENT)
@@ -162,7 +166,7 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
     struct vmm vmm = VMM_EMPTY;
     memcpy(vmm.id, row->id, sizeof vmm.id);
     memcpy(vmm.secret, row->secret, sizeof vmm.secret);
-    int found = vmm_adopt(&c->run, &vmm, &why);
+    int found = vmm_adopt(&c->run, &vmm, ANSWER_SECS, &why);
     bool lives = found == 0;
     if (found == -ETIMEDOUT) {
         log_error("sandbox %s: %s; it is left alone until the next start", row->id, why.text);

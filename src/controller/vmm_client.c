@@ -22,7 +22,6 @@ enum {
     START_SECS = 30,   /* STARTED, LOADED: making a VM and its memory */
     FREEZE_SECS = 120, /* IMAGE: scanning all memory for zeros */
     SPAWN_SECS = 20,
-    ADOPT_SECS = 5,
     STREAM_SECS = 10,  /* a source that reads no requests for so long will not serve one */
     BRANCH_SECS = 300, /* BRANCHED: as long as reading all memory may take; each step has a shorter limit of its own */
     DESTROY_MS = 30 * 1000, /* a killed process that is not dead then hangs in the kernel */
@@ -386,7 +385,7 @@ int vmm_await_birth(struct vmm *child, struct err *err)
     return 0;
 }
 
-int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err)
+int vmm_adopt(const struct rundir *run, struct vmm *vmm, unsigned secs, struct err *err)
 {
     vmm->ctl = rundir_connect_ctl(run, vmm->id, err);
     if (vmm->ctl < 0)
@@ -394,7 +393,7 @@ int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err)
     struct ctl_message m, reply;
     ctl_message_init(&m, CTL_ADOPT, 0);
     memcpy(m.adopt.secret, vmm->secret, CTL_SECRET_LEN);
-    int rc = call(vmm, &m, CTL_ADOPTED, ADOPT_SECS, &reply, err);
+    int rc = call(vmm, &m, CTL_ADOPTED, secs, &reply, err);
     if (rc < 0)
         return rc;
     if (strncmp(reply.adopted.id, vmm->id, sizeof vmm->id) != 0)

@@ -93,8 +93,9 @@ int vmm_go(struct vmm *child, struct err *err);
 /* BORN, which a child says before its guest runs: we have its memory. */
 int vmm_await_birth(struct vmm *child, struct err *err);
 
-/* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead. */
-int vmm_adopt(const struct rundir *run, struct vmm *vmm, struct err *err);
+/* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead;
+ * -ETIMEDOUT: it does not answer within `secs`. */
+int vmm_adopt(const struct rundir *run, struct vmm *vmm, unsigned secs, struct err *err);
 
 /* Asks a stalled sandbox to run on: RESUMED or FAILED is for whoever reads its socket. */
 int vmm_resume(struct vmm *vmm, struct err *err);

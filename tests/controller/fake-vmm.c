@@ -10,6 +10,11 @@
  *     identity=fail:N | hangup:N the Nth child does not take its identity
  *     template=hang              SPAWN is not answered
  *     resume=stalls              a stalled sandbox that is told to run on stalls again
+ *     branch=fail:N | die:N | hang:N
+ *                                the Nth branch of a template cannot be made, dies, or is never ready
+ *     branch=strange             a source knows no template but the one it was spawned from
+ *     branch=mute:N              the Nth BRANCH of a template is not answered
+ *     stream=refused:N | hang:N  the Nth STREAM is refused by the source, or never ends
  *
  * The words travel from parent to template in the state file. */
 #include "base/io.h"
@@ -28,6 +33,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+enum { PATIENCE_MS = 8000 };
+
 static struct {
     enum ctl_role role;
     char id[CTL_ID_MAX];
@@ -38,6 +45,8 @@ static struct {
     char hostname[AGENT_HOSTNAME_MAX + 1];
     char entropy[17];
     bool warm, stalled;
+    unsigned branches, streams; /* asked for, of this process */
+    unsigned generation;        /* of a template: 0 was booted */
 } me = {.ctl = -1, .listen = -1, .vsock = -1, .console = -1};
 
 static bool word(const char *w)
@@ -445,6 +454,80 @@ static void spawn(struct ctl_message *m)
     ctl_message_close(&reply);
 }
 
+/* What passes between source and new template is one byte: all of memory. */
+static void become_branch(struct ctl_message *m)
+{
+    char memory;
+    fd_close(&me.ctl);
+    fd_close(&me.listen);
+    me.ctl = steal_fd(&m->fd[CTL_FD_CTL]);
+    me.listen = steal_fd(&m->fd[CTL_FD_LISTEN]);
+    memcpy(me.id, m->branch.id, sizeof me.id);
+    memcpy(me.secret, m->branch.secret, sizeof me.secret);
+    if (me.branches == word_number("branch=die:"))
+        exit(1);
+    if (me.branches == word_number("branch=hang:"))
+        pause();
+    if (me.generation++ && word("branch=strange"))
+        fail(m->request, EINVAL, "the source could not be branched: Invalid argument");
+    if (me.branches == word_number("branch=fail:"))
+        fail(m->request, ENOMEM, "the pages of the branch: Cannot allocate memory");
+    struct pollfd p = {.fd = m->fd[CTL_FD_PEER], .events = POLLIN};
+    if (poll(&p, 1, PATIENCE_MS) == 0)
+        fail(m->request, ETIMEDOUT, "the source of the branch does not answer");
+    if (read(p.fd, &memory, 1) != 1)
+        fail(m->request, EPIPE, "the source of the branch ended");
+    fd_close(&m->fd[CTL_FD_PEER]);
+    me.number = me.branches = 0;
+    struct ctl_message reply;
+    ctl_message_init(&reply, CTL_BRANCHED, m->request);
+    reply.branched = (struct ctl_branched){.pid = (uint32_t)getpid(),
+                                           .kick_ns = 1000000,
+                                           .save_ns = 200000,
+                                           .log_ns = 30000,
+                                           .pages_ns = 4000,
+                                           .resume_ns = 5000,
+                                           .rounds = 2,
+                                           .pages_streamed = 300,
+                                           .pages_in_pause = 17};
+    reply.fd[CTL_FD_OWN_MEMORY] = own_memory();
+    ctl_send(me.ctl, &reply, NULL);
+    ctl_message_close(&reply);
+    serve_requests();
+}
+
+static void branch(struct ctl_message *m)
+{
+    me.branches++;
+    if (me.branches == word_number("branch=mute:")) {
+        fprintf(stderr, "fake-vmm: BRANCH was heard\n");
+        return;
+    }
+    struct ctl_message reply;
+    ctl_message_init(&reply, CTL_SPAWNED, m->request);
+    struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
+    pid_t pid = clone_fork(&spec, &reply.fd[CTL_FD_PIDFD], NULL);
+    if (pid == 0)
+        become_branch(m);
+    reply.pid.pid = (uint32_t)pid;
+    ctl_send(me.ctl, &reply, NULL);
+    ctl_message_close(&reply);
+}
+
+static void stream(struct ctl_message *m)
+{
+    struct err err;
+    me.streams++;
+    if (me.streams == word_number("stream=hang:")) {
+        steal_fd(&m->fd[CTL_FD_PEER]); /* until the end of this process */
+    } else if (me.streams == word_number("stream=refused:")) {
+        err_say(&err, ENOMEM, "map the bitmaps of written pages: Cannot allocate memory");
+        ctl_send_failed(me.ctl, m->request, &err, NULL);
+    } else {
+        io_write_all(m->fd[CTL_FD_PEER], "m", 1, NULL);
+    }
+}
+
 static void serve_request(void)
 {
     struct ctl_message m;
@@ -458,6 +541,10 @@ static void serve_request(void)
         make_image(m.request);
     else if (m.type == CTL_SPAWN)
         spawn(&m);
+    else if (m.type == CTL_BRANCH)
+        branch(&m);
+    else if (m.type == CTL_STREAM)
+        stream(&m);
     else if (m.type == CTL_RESUME)
         resume(m.request);
     else if (m.type == CTL_QUIT)

@@ -69,7 +69,7 @@ class Controller:
             self.process = subprocess.Popen(
                 [BUILD / "src/controller/forkd-controller", "serve", "--bind", f"unix:{SOCKET}",
                  "--state", STATE / "state.db", "--snapshot-root", STATE / "snapshots",
-                 "--audit-log", STATE / "audit.log"],
+                 "--audit-log", STATE / "audit.log", "--branch-concurrency", "32"],
                 stderr=log, stdin=subprocess.DEVNULL, stdout=log, start_new_session=True)
         wait_for(self.answers, "the controller to answer")
 
