@@ -16,7 +16,7 @@
 
 enum {
     HEAD_MAX = 16 * 1024,          /* request line and header fields */
-    CONNECTION_MEMORY = 64 * 1024, /* what libmicrohttpd keeps per connection: more than HEAD_MAX */
+    CONNECTION_MEMORY = 32 * 1024, /* what libmicrohttpd keeps per connection: more than HEAD_MAX */
     CONNECTIONS_MAX = 1024,
     IDLE_SECS = 60,               /* between requests, and between parts of one */
     DROP_MAX = 4 * REST_BODY_MAX, /* what is read of a body that is refused */
