@@ -14,7 +14,7 @@
 
 struct options {
     unsigned n;
-    unsigned mem_mib, fill_mib;
+    unsigned mem_mib, fill_mib, own_mib;
     bool json, product;
 };
 
@@ -30,10 +30,11 @@ struct result {
 
 static int usage(void)
 {
-    fputs("usage: vmbench spawn [-n N] [--mem-mib M] [--fill-mib F] [--product] [--json]\n"
+    fputs("usage: vmbench spawn [-n N] [--mem-mib M] [--fill-mib F] [--own-mib P] [--product] [--json]\n"
           "  -n N          children (100)\n"
           "  --mem-mib M   memory of the template (512)\n"
           "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n"
+          "  --own-mib P   pages that are the template's own, not its image's, as in a branch that did not settle (0)\n"
           "  --product     through a controller: HTTP request to first answer\n"
           "       vmbench branch [-n N] [--mem-mib M] [--hot-mib H] [--cold-mib C] [--spin S] [--vcpus V] [--verify] "
           "[--json]\n"
@@ -64,6 +65,7 @@ static bool options_parse(int argc, char **argv, struct options *o)
         unsigned *number = !strcmp(argv[i], "-n")           ? &o->n
                            : !strcmp(argv[i], "--mem-mib")  ? &o->mem_mib
                            : !strcmp(argv[i], "--fill-mib") ? &o->fill_mib
+                           : !strcmp(argv[i], "--own-mib")  ? &o->own_mib
                                                             : NULL;
         if (!strcmp(argv[i], "--json"))
             o->json = true;
@@ -238,6 +240,17 @@ static int measure_product(const struct options *o, struct rig *rig, struct resu
     return rc;
 }
 
+/* What the stream leaves in a branch's template: pages that were written there. */
+static void own_pages(const struct rig *rig, unsigned mib)
+{
+    enum { OWN_FROM = 32 << 20 };
+    const struct gmem *gmem = &rig->m->gmem;
+    for (uint64_t at = OWN_FROM; at < OWN_FROM + ((uint64_t)mib << 20) && at < gmem->size; at += GMEM_PAGE) {
+        volatile uint8_t *page = gmem->base + at;
+        *page = *page;
+    }
+}
+
 static int measure(const struct options *o, struct result *r, struct err *err)
 {
     struct rig rig;
@@ -247,6 +260,7 @@ static int measure(const struct options *o, struct result *r, struct err *err)
     int rc = rig_ready(&rig, &(struct rig_config){.guest = "answer", .mem_mib = o->mem_mib, .cmdline = cmdline}, err);
     if (rc < 0)
         return rc;
+    own_pages(&rig, o->own_mib);
     struct kind machine = kind_machine(&rig), bare = kind_bare(&rig);
     r->n = o->n;
     rc = o->product ? measure_product(o, &rig, r, err) : measure_one(&rig, o->n, r, err);
