@@ -108,9 +108,9 @@ static int check_bytes(const struct chain_link *link, enum snapshot_file file, u
     return rc;
 }
 
-/* A map's own checks name the record; its sum ties it to snapshot.json. */
-static int check_map_sum(const struct chain_link *link, enum snapshot_file file, const struct snapshot_part_sum *sum,
-                         struct err *err)
+/* Ties a file to snapshot.json. Its own checks come first where it has some: they name the part that is damaged. */
+static int check_sum(const struct chain_link *link, enum snapshot_file file, const struct snapshot_part_sum *sum,
+                     struct err *err)
 {
     uint8_t buf[1 << 14];
     uint32_t crc = 0;
@@ -122,7 +122,7 @@ static int check_map_sum(const struct chain_link *link, enum snapshot_file file,
         crc = crc32c(crc, buf, len);
     }
     if (crc != sum->crc)
-        return err_say(err, EINVAL, "%s is of another snapshot: its checksum is not the one in snapshot.json",
+        return err_say(err, EINVAL, "%s is damaged, or of another snapshot: its checksum is not that in snapshot.json",
                        snapshot_file_name(file));
     return 0;
 }
@@ -138,7 +138,7 @@ static int read_map(struct chain_link *link, enum snapshot_file data, uint64_t b
         rc = block_map_read(map, link->fd[file], snapshot_file_name(file), blocks, err);
     if (rc == 0)
         rc = check_bytes(link, file, sum->bytes, err);
-    return rc == 0 ? check_map_sum(link, file, sum, err) : rc;
+    return rc == 0 ? check_sum(link, file, sum, err) : rc;
 }
 
 static int check_lineage(const struct chain_link *link, const struct chain_link *parent, struct err *err)
@@ -164,6 +164,10 @@ static int check_lineage(const struct chain_link *link, const struct chain_link 
 static int check_link(struct chain_link *link, const struct chain_link *parent, uint64_t disk_bytes, struct err *err)
 {
     int rc = check_lineage(link, parent, err);
+    if (rc == 0)
+        rc = check_bytes(link, FILE_VMSTATE, link->meta.part[SNAPSHOT_VMSTATE].bytes, err);
+    if (rc == 0)
+        rc = check_sum(link, FILE_VMSTATE, &link->meta.part[SNAPSHOT_VMSTATE], err);
     if (rc == 0)
         rc = read_map(link, FILE_MEMORY, link->meta.mem_bytes / BLOCK_BYTES, &link->memory, err);
     if (rc < 0 || !*link->meta.base.path)

@@ -14,7 +14,7 @@ extern const char *shop_program;
 
 struct order {
     const char *root; /* an existing directory */
-    const char *tag;
+    const char *tag;  /* a directory in it, made where it is not there */
     enum writer_engine engine;
     const char *without; /* FORKD_STORE_WITHOUT, or NULL */
     uint64_t bytes_per_second;
