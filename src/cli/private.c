@@ -57,6 +57,15 @@ int private_url(char url[PRIVATE_URL_MAX], struct err *err)
     return rc;
 }
 
+void private_snapshots(char *path, size_t cap)
+{
+    struct place p;
+    if (place_find(&p, NULL) == 0)
+        snprintf(path, cap, "%s/snapshots", p.dir);
+    else
+        snprintf(path, cap, "/");
+}
+
 static int directory_make(const char *path, struct err *err)
 {
     char copy[PATH_MAX + 1];

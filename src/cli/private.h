@@ -19,6 +19,8 @@ enum { PRIVATE_URL_MAX = PATH_MAX + 64 };
 
 /* "unix:/path" of its socket. */
 int private_url(char url[PRIVATE_URL_MAX], struct err *err);
+/* The directory where it keeps snapshots, unless FORKD_SNAPSHOT_ROOT names one; "/" where that cannot be told. */
+void private_snapshots(char *path, size_t cap);
 /* Starts it unless it runs. */
 int private_start(struct err *err);
 /* Ends it, alone or with everything it has, and waits for its end; one that does not run is fine. */

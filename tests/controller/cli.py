@@ -194,17 +194,4 @@ def a_controller_that_cannot_start_says_why(c):
     os.unlink(c.state)
 
 
-@case(start=False)
-def doctor_names_what_it_looked_at_and_the_remedy(c):
-    run = subprocess.run([FORKD, 'doctor', '--json'], env=command(c, True), capture_output=True, text=True, timeout=60,
-                         check=False)
-    findings = json.loads(run.stdout)
-    assert [one['check'] for one in findings] == ['kvm', 'kvm-native', 'guest-image', 'disk', 'memory', 'cgroup',
-                                                  'nx-huge-pages', 'open-files']
-    for one in findings:
-        assert one['looked_at'] and one['found'] and one['result'] in ('pass', 'warn', 'fail'), one
-        assert one['result'] == 'pass' or one['remedy'], one
-    assert run.returncode == (1 if any(one['result'] == 'fail' for one in findings) else 0)
-
-
 raise SystemExit(main())
