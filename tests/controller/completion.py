@@ -48,11 +48,12 @@ class Zsh:
             finally:
                 os._exit(127)
         self.said = ''
-        self.type('unsetopt prompt_cr prompt_sp zle_bracketed_paste; PS1=; fpath=($FPATH_OWN $fpath)\n'
-                  'autoload -Uz compinit && compinit -D -u; echo rea""dy\n')
-        self.wait('ready')
-        self.type('show() { print -r -- "<line $BUFFER>" }; zle -N show; bindkey "^Xs" show; echo kno""wn\n')
-        self.wait('known')
+        # Keys are for the line editor, not for the terminal: they are typed once it says that it reads.
+        self.type('unsetopt prompt_cr prompt_sp; PS1=; fpath=($FPATH_OWN $fpath); autoload -Uz compinit; '
+                  'compinit -D -u\n'
+                  'show() { print -r -- "<li""ne $BUFFER>" }; zle -N show; bindkey "^Xs" show\n'
+                  'zle-line-init() { print -r -- "<rea""dy>" }; zle -N zle-line-init\n')
+        self.wait('<ready>')
 
     def type(self, text):
         os.write(self.fd, text.encode())
