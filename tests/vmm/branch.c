@@ -33,14 +33,6 @@ static int image_end(void **state)
     return 0;
 }
 
-static struct sandbox sandbox_run(struct template *t, const char *name)
-{
-    struct sandbox s = sandbox_spawn(t, name);
-    sandbox_go(&s);
-    sandbox_ping(&s);
-    return s;
-}
-
 static void expect_word(const struct sandbox *s, const char *line, const char *word)
 {
     const char *said = sandbox_run_line(s, line);

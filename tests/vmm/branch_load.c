@@ -16,14 +16,6 @@
 
 enum { MEM_MIB = 64 };
 
-static struct sandbox sandbox_run(struct template *t, const char *name)
-{
-    struct sandbox s = sandbox_spawn(t, name);
-    sandbox_go(&s);
-    sandbox_ping(&s);
-    return s;
-}
-
 static uint64_t ram_of(const struct template *t)
 {
     struct ctl_message m;

@@ -85,14 +85,6 @@ static uint8_t *whole_memory(const struct template *t)
     return all;
 }
 
-static struct sandbox sandbox_run(struct template *t, const char *name)
-{
-    struct sandbox s = sandbox_spawn(t, name);
-    sandbox_go(&s);
-    sandbox_ping(&s);
-    return s;
-}
-
 /* A branch of a sandbox that wrote 8 MiB and a block. */
 static struct template branch_with_pages(struct sandbox *source, struct template *last)
 {

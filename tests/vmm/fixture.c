@@ -342,6 +342,14 @@ void sandbox_ping(const struct sandbox *s)
         fail_msg("ping: %s", err.text);
 }
 
+struct sandbox sandbox_run(struct template *t, const char *name)
+{
+    struct sandbox s = sandbox_spawn(t, name);
+    sandbox_go(&s);
+    sandbox_ping(&s);
+    return s;
+}
+
 const char *sandbox_run_line(const struct sandbox *s, const char *line)
 {
     static struct client_result result;

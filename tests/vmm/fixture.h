@@ -83,6 +83,8 @@ struct sandbox sandbox_spawn(struct template *t, const char *name);
 /* The same with this private layer, which stays the caller's. */
 struct sandbox sandbox_spawn_on(struct template *t, const char *name, int layer);
 void sandbox_go(struct sandbox *s);
+/* All of it, up to the guest's first answer. */
+struct sandbox sandbox_run(struct template *t, const char *name);
 /* Waits for its end. */
 bool sandbox_ended(const struct sandbox *s);
 void sandbox_quit(struct sandbox *s);
