@@ -13,6 +13,7 @@ from .aio import AsyncController
 from .answers import (
     EvalResult,
     ExecResult,
+    PauseMicroseconds,
     PingResult,
     SandboxInfo,
     SnapshotInfo,
@@ -49,6 +50,7 @@ __all__ = [
     "ForkdError",
     "GuestFailed",
     "NotFound",
+    "PauseMicroseconds",
     "PingResult",
     "SandboxInfo",
     "SnapshotInfo",

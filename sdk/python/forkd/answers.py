@@ -14,6 +14,17 @@ class VersionInfo(TypedDict):
     api: str
 
 
+class PauseMicroseconds(TypedDict):
+    """How long a branch's source stood still, by what was done then."""
+
+    kick: int
+    save: int
+    log: int
+    pages: int
+    resume: int
+    total: int
+
+
 class _SnapshotAlways(TypedDict):
     tag: str
     dir: str
@@ -24,7 +35,14 @@ class _SnapshotAlways(TypedDict):
 
 class SnapshotInfo(_SnapshotAlways, total=False):
     branched_from: str  # the sandbox, or compact:TAG
+    parent_tag: str  # what that one was spawned from
+    mode: str  # full, diff or live
     pause_ms: int
+    pause_us: PauseMicroseconds
+    rounds: int
+    pages_streamed: int
+    pages_in_pause: int
+    ready_ms: int  # from the request until it could be spawned from
     diff_ms: int
     diff_physical_bytes: int
     diff_logical_bytes: int

@@ -144,6 +144,28 @@ def spawned_sandboxes_end_with_their_block_whatever_happens_in_it(c):
 
 
 @case()
+def a_branch_has_what_its_source_had_at_that_moment(c):
+    looking = prepare(c)
+    for client in clients(c):
+        with client.spawned('bare') as (source,):
+            memory = lambda box, *words: client.exec_command(box['id'], ['mem', *words])['stdout'].strip()
+            memory(source, 'write', '0x1800000', '0x7')
+            made = client.branch_sandbox(source['id'], 'point')
+            assert made['tag'] == 'point' and made['branched_from'] == source['id'] and made['status'] == 'ready', made
+            assert fits(made, answers.SnapshotInfo) and set(made['pause_us']) == answers.PauseMicroseconds.__required_keys__
+            memory(source, 'write', '0x1800000', '0x8')
+            with client.spawned('point', 2) as forks:
+                assert [memory(box, 'read', '0x1800000') for box in (*forks, source)] == ['0x7', '0x7', '0x8']
+            assert client.get_sandbox(source['id'])['branch_count'] == 1
+            assert 'point' in raised(forkd.Conflict, client.branch_sandbox, source['id'], 'point').reason
+            client.delete_snapshot('point')
+            with client.branched(source['id'], mode='diff', wait=False) as point:
+                assert point['bootable'] and point['tag'] in [one['tag'] for one in looking.list_snapshots()]
+            assert [one['tag'] for one in looking.list_snapshots()] == ['bare']
+        raised(forkd.NotFound, client.branch_sandbox, source['id'])
+
+
+@case()
 def a_token_is_asked_for_and_taken(c):
     secret = os.path.join(c.dir, 'token')
     with open(secret, 'w', encoding='utf-8') as file:
