@@ -23,6 +23,7 @@ extern const struct verb verb_spawn;
 extern const struct verb verb_fork;
 extern const struct verb verb_branch;
 extern const struct verb verb_ls;
+extern const struct verb verb_tree;
 extern const struct verb verb_exec;
 extern const struct verb verb_eval;
 extern const struct verb verb_ping;

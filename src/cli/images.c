@@ -96,14 +96,22 @@ json_t *images_list(void)
 
 static void snapshots_print(const json_t *snapshots)
 {
-    static const char *const headings[] = {"SNAPSHOT", "STATUS", "BOOTABLE", "WARNING", NULL};
+    static const char *const headings[] = {"SNAPSHOT",   "STATUS",  "BOOTABLE", "BRANCHED FROM",
+                                           ">PAUSED ms", "WARNING", NULL};
     struct table *table = table_new(headings);
     size_t i;
     json_t *one;
     json_array_foreach(snapshots, i, one)
     {
-        const char *cells[] = {json_text(one, "tag"), json_text(one, "status"),
+        char paused[24] = "";
+        const json_t *total = json_object_get(json_object_get(one, "pause_us"), "total");
+        if (total)
+            snprintf(paused, sizeof paused, "%.2f", (double)json_integer_value(total) / 1000);
+        const char *cells[] = {json_text(one, "tag"),
+                               json_text(one, "status"),
                                json_is_true(json_object_get(one, "bootable")) ? "yes" : "no",
+                               json_text(one, "branched_from"),
+                               paused,
                                json_text(one, "warning")};
         table_row(table, cells);
     }

@@ -20,7 +20,7 @@ static const struct verb *const verbs[] = {
     &verb_spawn,
     &verb_fork,
     &verb_branch,
-    &verb_ls,
+    &verb_ls, &verb_tree,
     &verb_exec,
     &verb_eval,
     &verb_ping,

@@ -13,9 +13,9 @@ const char *json_text(const json_t *object, const char *name)
     return text ? text : "";
 }
 
-static void age_text(json_int_t created, char *text, size_t cap)
+void age_text(json_int_t created_at_unix, char *text, size_t cap)
 {
-    long long age = (long long)(clock_realtime_ns() / NS_PER_SEC) - created;
+    long long age = (long long)(clock_realtime_ns() / NS_PER_SEC) - created_at_unix;
     if (age < 120)
         snprintf(text, cap, "%lld s", age < 0 ? 0 : age);
     else if (age < 2 * 3600)

@@ -113,6 +113,7 @@ static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, 
     s->created_at_unix = row->created_at_unix;
     s->has_disk = row->has_disk;
     s->branch = row->branch;
+    s->image_bytes = row->image_bytes;
 
     unsigned secs = row->state == ROW_MAKING ? MAKING_SECS : ANSWER_SECS;
     int found = row->state == ROW_FAILED ? -ENOENT : vmm_adopt(&c->run, &s->template, secs, &why);

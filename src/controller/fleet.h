@@ -46,6 +46,7 @@ struct snapshot {
     bool has_disk;
     struct tree *tree;
     struct rest_branch branch; /* where it came from; no source: it was booted */
+    uint64_t image_bytes;      /* of the sealed image that is its own; 0: it maps another's */
     enum snapshot_state state;
     char reason[ERR_TEXT_MAX]; /* why it FAILED */
     unsigned children;

@@ -18,6 +18,7 @@ enum statement {
     ROLLBACK,
     SNAPSHOT_ADD,
     SNAPSHOT_SET,
+    SNAPSHOT_IMAGE,
     SNAPSHOT_REMOVE,
     SNAPSHOT_EACH,
     BRANCH_ADD,
@@ -38,10 +39,12 @@ static const char *const statement_text[] = {
     [SNAPSHOT_ADD] =
         "INSERT INTO snapshots(id, tag, state, reason, created, secret, has_disk, tree) VALUES(?,?,?,?,?,?,?,?)",
     [SNAPSHOT_SET] = "UPDATE snapshots SET state = ?2, reason = ?3 WHERE id = ?1",
+    [SNAPSHOT_IMAGE] = "UPDATE snapshots SET image_bytes = ?2 WHERE id = ?1",
     [SNAPSHOT_REMOVE] = "DELETE FROM snapshots WHERE id = ?",
-    [SNAPSHOT_EACH] = "SELECT id, tag, state, reason, created, secret, has_disk, tree, source, parent_tag, mode,"
-                      " kick_us, save_us, log_us, pages_us, resume_us, rounds, pages_streamed, pages_in_pause, ready_us"
-                      " FROM snapshots LEFT JOIN branches USING(id)",
+    [SNAPSHOT_EACH] =
+        "SELECT id, tag, state, reason, created, secret, has_disk, tree, source, parent_tag, mode,"
+        " kick_us, save_us, log_us, pages_us, resume_us, rounds, pages_streamed, pages_in_pause, ready_us, image_bytes"
+        " FROM snapshots LEFT JOIN branches USING(id)",
     [BRANCH_ADD] = "INSERT INTO branches(id, source, parent_tag, mode) VALUES(?,?,?,?)",
     [BRANCH_SET] = "UPDATE branches SET kick_us = ?2, save_us = ?3, log_us = ?4, pages_us = ?5, resume_us = ?6,"
                    " rounds = ?7, pages_streamed = ?8, pages_in_pause = ?9, ready_us = ?10 WHERE id = ?1",
@@ -67,6 +70,7 @@ static const char *const schema_steps[] = {
     /* Branches: several templates in a tree, and a sandbox that has a last one. */
     "ALTER TABLE snapshots ADD COLUMN tree TEXT NOT NULL DEFAULT '';"
     "UPDATE snapshots SET tree = id;"
+    "ALTER TABLE snapshots ADD COLUMN image_bytes INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE sandboxes ADD COLUMN last_id TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE sandboxes ADD COLUMN branch_count INTEGER NOT NULL DEFAULT 0;"
     "CREATE TABLE branches(id TEXT PRIMARY KEY, source TEXT NOT NULL, parent_tag TEXT NOT NULL,"
@@ -295,6 +299,16 @@ int registry_snapshot_set(struct registry *r, const char *id, enum row_state sta
     return rc;
 }
 
+int registry_snapshot_image(struct registry *r, const char *id, uint64_t bytes, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    bind_text(r->stmt[SNAPSHOT_IMAGE], 1, id);
+    bind_number(r->stmt[SNAPSHOT_IMAGE], 2, bytes);
+    int rc = step(r, SNAPSHOT_IMAGE, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
 int registry_branch_ready(struct registry *r, const char *id, const struct rest_branch *branch, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
@@ -427,6 +441,7 @@ int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struc
         column_secret(stmt, 5, row.secret);
         column_text(stmt, 7, row.tree, sizeof row.tree);
         column_branch(stmt, 8, &row.branch);
+        row.image_bytes = (uint64_t)sqlite3_column_int64(stmt, 20);
         rc = fn(arg, &row);
     }
     if (rc == 0 && got != SQLITE_DONE)

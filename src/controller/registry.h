@@ -35,6 +35,7 @@ struct snapshot_row {
     bool has_disk;
     char tree[CTL_ID_MAX]; /* the boot template it descends from, which may be itself */
     struct rest_branch branch;
+    uint64_t image_bytes;
 };
 
 struct sandbox_row {
@@ -55,6 +56,8 @@ void registry_close(struct registry *registry);
 int registry_snapshot_add(struct registry *registry, const struct snapshot_row *row, struct err *err);
 int registry_snapshot_set(struct registry *registry, const char *id, enum row_state state, const char *reason,
                           struct err *err);
+/* The size of the image that is its own. */
+int registry_snapshot_image(struct registry *registry, const char *id, uint64_t bytes, struct err *err);
 /* The branch `id` is complete and ready: what it took, and that its source's next branch begins there. */
 int registry_branch_ready(struct registry *registry, const char *id, const struct rest_branch *branch, struct err *err);
 int registry_snapshot_remove(struct registry *registry, const char *id, struct err *err);

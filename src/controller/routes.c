@@ -55,10 +55,11 @@ static void metrics(struct controller *c, const struct call *call, struct reply 
 
 static void snapshots_list(struct controller *c, const struct call *call, struct reply *reply)
 {
+    bool memory = rest_target_flag(call->target, "memory");
     json_t *list = json_array();
     struct snapshot **all = fleet_snapshots(&c->fleet, false);
     for (struct snapshot **s = all; s && *s; s++)
-        json_array_append_new(list, snapshot_json(c, *s));
+        json_array_append_new(list, snapshot_json(c, *s, memory));
     fleet_snapshots_release(&c->fleet, all);
     reply_json(reply, 200, list);
 }
@@ -76,7 +77,7 @@ static void snapshots_post(struct controller *c, const struct call *call, struct
     int rc = snapshot_create(c, &rq, &s, console, &err);
     rest_snapshot_create_free(&rq);
     if (rc == 0) {
-        reply_json(reply, 201, snapshot_json(c, s));
+        reply_json(reply, 201, snapshot_json(c, s, false));
         snapshot_unref(&c->fleet, s);
         return;
     }
@@ -276,7 +277,7 @@ static void sandbox_post_branch(struct controller *c, const struct call *call, s
         reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
         return;
     }
-    reply_json(reply, wait ? 201 : 202, snapshot_json(c, made));
+    reply_json(reply, wait ? 201 : 202, snapshot_json(c, made, false));
     snapshot_unref(&c->fleet, made);
 }
 
@@ -286,7 +287,7 @@ static const struct route routes[] = {
     {"GET", {"healthz"}, ROUTE_QUICK, RIGHT_NONE, healthz},
     {"GET", {"metrics"}, ROUTE_QUICK, RIGHT_READ, metrics},
     {"GET", {"version"}, ROUTE_QUICK, RIGHT_READ, version},
-    {"GET", {"v1", "snapshots"}, ROUTE_QUICK, RIGHT_READ, snapshots_list},
+    {"GET", {"v1", "snapshots"}, ROUTE_ACTING, RIGHT_READ, snapshots_list},
     {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},
     {"DELETE", {"v1", "snapshots", ":tag"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
     {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_READ, sandboxes_list},

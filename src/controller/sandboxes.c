@@ -13,6 +13,7 @@
 #include "base/own.h"
 #include "controller/agent_client.h"
 #include "controller/leaf.h"
+#include "controller/memory.h"
 #include "controller/metrics.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
@@ -444,30 +445,6 @@ void sandbox_bury(struct controller *c, struct sandbox *b)
     snapshot_children_left(c, b->base, 1);
 }
 
-/* The KiB of one line of smaps_rollup ("Private_Dirty:  123 kB"). */
-static uint64_t rollup_kib(const char *rollup, const char *name)
-{
-    const char *at = strstr(rollup, name);
-    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
-static void memory_json(const struct sandbox *b, json_t *object)
-{
-    char path[64], rollup[4096];
-    uint64_t bytes;
-    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)b->vmm.pid);
-    if (io_read_text(AT_FDCWD, path, rollup, sizeof rollup, NULL) > 0) {
-        uint64_t own = rollup_kib(rollup, "Private_Clean:") + rollup_kib(rollup, "Private_Dirty:");
-        json_object_set_new(object, "memory_own_kib", json_integer((json_int_t)own));
-        json_object_set_new(object, "memory_pss_kib", json_integer((json_int_t)rollup_kib(rollup, "\nPss:")));
-    } else {
-        json_object_set_new(object, "memory_own_kib", json_null());
-        json_object_set_new(object, "memory_pss_kib", json_null());
-    }
-    if (b->cgroup >= 0 && cgroup_memory_current(b->cgroup, &bytes, NULL) == 0)
-        json_object_set_new(object, "memory_charged_kib", json_integer((json_int_t)(bytes >> 10)));
-}
-
 json_t *sandbox_json(struct controller *c, struct sandbox *b, bool memory)
 {
     char stalled[ERR_TEXT_MAX];
@@ -484,6 +461,6 @@ json_t *sandbox_json(struct controller *c, struct sandbox *b, bool memory)
                                      .pid = (uint32_t)b->vmm.pid};
     json_t *object = rest_json_sandbox(&info);
     if (object && memory)
-        memory_json(b, object);
+        memory_json(object, b->vmm.pid, b->cgroup);
     return object;
 }

@@ -16,9 +16,11 @@
 #include "controller/agent_client.h"
 #include "controller/guest_files.h"
 #include "controller/leaf.h"
+#include "controller/memory.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 
@@ -200,8 +202,12 @@ static int make(struct controller *c, struct snapshot *s, const struct guest_fil
     int rc = parent_stage(c, s, files, rq, &image, &layer, console, err);
     if (rc == 0)
         rc = template_stage(c, s, &image, files->rootfs, layer, err);
+    if (rc == 0)
+        s->image_bytes = image.image.data_bytes;
     fd_close(&image.memory);
     fd_close(&image.state);
+    if (rc == 0)
+        rc = registry_snapshot_image(c->registry, s->template.id, s->image_bytes, err);
     if (rc == 0)
         rc = registry_snapshot_set(c->registry, s->template.id, ROW_READY, "", err);
     return rc;
@@ -354,7 +360,21 @@ int snapshot_delete(struct controller *c, const char *tag, struct err *err)
     return rc;
 }
 
-json_t *snapshot_json(struct controller *c, struct snapshot *s)
+/* The image is the tree's business to its cgroups: who made it is gone. */
+static void snapshot_memory(struct controller *c, const struct snapshot *s, json_t *object)
+{
+    own_fd int cgroup = -1;
+    pthread_mutex_lock(&c->fleet.lock);
+    pid_t pid = s->template.pid;
+    uint64_t image = s->image_bytes;
+    pthread_mutex_unlock(&c->fleet.lock);
+    if (s->tree->cgroup >= 0)
+        cgroup = openat(s->tree->cgroup, snapshot_leaf(s), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    memory_json(object, pid, cgroup);
+    json_object_set_new(object, "memory_image_kib", json_integer((json_int_t)(pid ? image >> 10 : 0)));
+}
+
+json_t *snapshot_json(struct controller *c, struct snapshot *s, bool memory)
 {
     static const char *const status[] = {"writing", "ready", "failed", "ready", "failed"};
     char dir[PATH_MAX + REST_TAG_MAX + 2], reason[ERR_TEXT_MAX];
@@ -370,5 +390,8 @@ json_t *snapshot_json(struct controller *c, struct snapshot *s)
                                       .warning = *reason ? reason : NULL,
                                       .branch = *s->branch.source ? &s->branch : NULL,
                                       .bootable = state == SNAPSHOT_READY};
-    return rest_json_snapshot(&info);
+    json_t *object = rest_json_snapshot(&info);
+    if (object && memory)
+        snapshot_memory(c, s, object);
+    return object;
 }

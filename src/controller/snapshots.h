@@ -27,6 +27,7 @@ void snapshot_children_left(struct controller *c, struct snapshot *snapshot, uns
 /* Takes what is left of a snapshot whose template is dead and that has no children out of everything. */
 void snapshot_finish(struct controller *c, struct snapshot *snapshot);
 
-json_t *snapshot_json(struct controller *c, struct snapshot *snapshot);
+/* With `memory`, what its template holds for itself. */
+json_t *snapshot_json(struct controller *c, struct snapshot *snapshot, bool memory);
 
 #endif

@@ -431,7 +431,7 @@ def a_state_file_of_version_1_is_brought_up_to_date(c):
     one = source(c)
     c.stop()
     with sqlite3.connect(c.state) as db:
-        db.executescript('ALTER TABLE snapshots DROP COLUMN tree; ALTER TABLE sandboxes DROP COLUMN last_id;'
+        db.executescript('ALTER TABLE snapshots DROP COLUMN tree; ALTER TABLE snapshots DROP COLUMN image_bytes; ALTER TABLE sandboxes DROP COLUMN last_id;'
                          'ALTER TABLE sandboxes DROP COLUMN branch_count; DROP TABLE branches; PRAGMA user_version = 1')
     db.close()
     c.start()

@@ -49,6 +49,49 @@ def a_whole_life_through_the_cli(c):
 
 
 @case()
+def a_branch_says_its_pause_and_forks_its_children(c):
+    c.snapshot()
+    one = c.fork()[0]['id']
+    said = forkd(c, 'branch', one, '--tag', 'then').stdout
+    assert re.search(fr'snapshot then is a branch of {one}: paused for \d+\.\d\d ms', said), said
+    assert 'forkd spawn --tag then' in said
+    answer = told(c, 'branch', one, '-n', '3')
+    assert answer['snapshot']['branched_from'] == one
+    assert [box['snapshot_tag'] for box in answer['sandboxes']] == 3 * [answer['snapshot']['tag']]
+    assert told(c, 'branch', one, '--tag', 'diff', '--diff', '--no-wait')['mode'] == 'diff'
+    assert told(c, 'snapshot', '--from-sandbox', one, '--tag', 'same')['branched_from'] == one
+    assert 'HTTP 409: {"error":"snapshot then exists already"}' in forkd(c, 'branch', one, '-t', 'then', status=1).stderr
+    assert 'HTTP 404' in forkd(c, 'branch', 'sb-nobody', status=1).stderr
+    for wrong in (['branch'], ['branch', one, 'other'], ['branch', one, '--diff', '--live'],
+                  ['snapshot', '--from-sandbox', one, '--image', 'x'], ['snapshot', '--tag', 'x', '--no-wait']):
+        forkd(c, *wrong, status=2)
+
+
+@case()
+def the_tree_shows_who_came_from_whom(c):
+    c.snapshot()
+    a, b = (box['id'] for box in c.fork(2))
+    for source, tag in ((a, 'a1'), (a, 'a2'), (b, 'b1')):
+        forkd(c, 'branch', source, '--tag', tag)
+    child = c.fork(1, 'a1')[0]['id']
+
+    def tree():
+        """Pairs of depth and name, in the order of lines."""
+        lines = forkd(c, 'tree').stdout.splitlines()[1:]
+        return [(len(re.match('[│├└─ ]*', line)[0]) // 3, line.lstrip('│├└─ ').split('  ')[0]) for line in lines]
+
+    below = {a: [(1, a), (2, 'a1'), (3, child), (2, 'a2')], b: [(1, b), (2, 'b1')]}
+    assert tree() == [(0, 'py')] + [line for one in sorted([a, b]) for line in below[one]]
+    c.delete('/v1/sandboxes/' + b)
+    c.delete('/v1/snapshots/a1')
+    assert tree() == [(0, f'{child} (of a deleted snapshot a1)'), (0, 'py'), (1, a), (2, 'a2'),
+                      (1, f'b1 (of {b}, which is gone)')]
+    told_tree = told(c, 'tree')
+    assert [one['tag'] for one in told_tree['snapshots']] == ['a2', 'b1', 'py']
+    assert all(one['memory_own_kib'] is not None for one in told_tree['snapshots'] + told_tree['sandboxes'])
+
+
+@case()
 def exec_returns_the_commands_code_and_streams(c):
     c.snapshot()
     one = c.fork()[0]['id']
