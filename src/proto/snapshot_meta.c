@@ -34,7 +34,7 @@ void snapshot_meta_hash(const struct snapshot_meta *meta, char hash[static SNAPS
              meta->part[SNAPSHOT_MEMORY_MAP].crc, meta->part[SNAPSHOT_DISK_MAP].crc);
 }
 
-/* Encoding */
+/* Encoding. Setters return nonzero when a value cannot be had: a text that is no UTF-8, no memory. */
 
 static json_t *crc_json(uint32_t crc)
 {
@@ -43,84 +43,78 @@ static json_t *crc_json(uint32_t crc)
     return json_string(text);
 }
 
-static void set_text(json_t *object, const char *name, const char *text)
+static int set_text(json_t *object, const char *name, const char *text)
 {
-    if (*text)
-        json_object_set_new(object, name, json_string(text));
+    return *text ? json_object_set_new(object, name, json_string(text)) : 0;
 }
 
-static void set_number(json_t *object, const char *name, uint64_t value)
+static int set_number(json_t *object, const char *name, uint64_t value)
 {
-    json_object_set_new(object, name, json_integer((json_int_t)value));
+    return json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
-static json_t *base_json(const struct snapshot_base *base)
+static int set_parent(json_t *object, const struct snapshot_meta *meta)
 {
-    json_t *object = json_object();
-    set_text(object, "path", base->path);
-    set_number(object, "bytes", base->bytes);
-    json_object_set_new(object, "mtime_ns", json_integer((json_int_t)base->mtime_ns));
-    json_object_set_new(object, "crc32c", crc_json(base->crc));
-    return object;
+    json_t *parent = json_object();
+    int bad = set_text(parent, "tag", meta->parent_tag) | set_text(parent, "content_hash", meta->parent_hash);
+    return json_object_set_new(object, "parent", parent) | bad;
 }
 
-static json_t *parts_json(const struct snapshot_meta *meta)
+static int set_base(json_t *object, const struct snapshot_base *base)
 {
-    json_t *object = json_object();
+    json_t *image = json_object();
+    int bad = set_text(image, "path", base->path) | set_number(image, "bytes", base->bytes) |
+              json_object_set_new(image, "mtime_ns", json_integer((json_int_t)base->mtime_ns)) |
+              json_object_set_new(image, "crc32c", crc_json(base->crc));
+    return json_object_set_new(object, "base", image) | bad;
+}
+
+static int set_parts(json_t *object, const struct snapshot_meta *meta)
+{
+    json_t *files = json_object();
+    int bad = 0;
     for (int i = 0; i < SNAPSHOT_PARTS; i++) {
         if (i == SNAPSHOT_DISK_MAP && !*meta->base.path)
             continue;
         json_t *part = json_object();
-        set_number(part, "bytes", meta->part[i].bytes);
-        json_object_set_new(part, "crc32c", crc_json(meta->part[i].crc));
-        json_object_set_new(object, part_names[i], part);
+        bad |= set_number(part, "bytes", meta->part[i].bytes) |
+               json_object_set_new(part, "crc32c", crc_json(meta->part[i].crc)) |
+               json_object_set_new(files, part_names[i], part);
     }
-    return object;
+    return json_object_set_new(object, "files", files) | bad;
 }
 
-static void add_written(json_t *object, const struct snapshot_meta *meta)
+static int set_written(json_t *object, const struct snapshot_meta *meta)
 {
     char hash[SNAPSHOT_HASH_MAX];
     snapshot_meta_hash(meta, hash);
-    set_text(object, "content_hash", hash);
-    set_text(object, "engine", meta->engine);
-    set_text(object, "warning", meta->warning);
-    set_number(object, "logical_bytes", meta->logical_bytes);
-    set_number(object, "physical_bytes", meta->physical_bytes);
-    set_number(object, "write_ms", meta->write_ms);
-    json_object_set_new(object, "files", parts_json(meta));
+    return set_text(object, "content_hash", hash) | set_text(object, "engine", meta->engine) |
+           set_text(object, "warning", meta->warning) | set_number(object, "logical_bytes", meta->logical_bytes) |
+           set_number(object, "physical_bytes", meta->physical_bytes) | set_number(object, "write_ms", meta->write_ms) |
+           set_parts(object, meta);
 }
 
-/* Jansson passes NULL and failed allocations through; a text that lacks something is noticed by its reader. */
-static json_t *meta_json(const struct snapshot_meta *meta)
+static int set_all(json_t *object, const struct snapshot_meta *meta)
 {
-    json_t *object = json_object();
-    set_text(object, "format", format_name);
-    set_number(object, "version", SNAPSHOT_META_VERSION);
-    set_text(object, "tag", meta->tag);
-    set_number(object, "created_at_unix", meta->created_at_unix);
-    set_text(object, "branched_from", meta->branched_from);
-    if (*meta->parent_tag) {
-        json_t *parent = json_object();
-        set_text(parent, "tag", meta->parent_tag);
-        set_text(parent, "content_hash", meta->parent_hash);
-        json_object_set_new(object, "parent", parent);
-    }
-    set_number(object, "mem_bytes", meta->mem_bytes);
-    set_number(object, "vcpus", meta->vcpus);
+    int bad = set_text(object, "format", format_name) | set_number(object, "version", SNAPSHOT_META_VERSION) |
+              set_text(object, "tag", meta->tag) | set_number(object, "created_at_unix", meta->created_at_unix) |
+              set_text(object, "branched_from", meta->branched_from) |
+              set_number(object, "mem_bytes", meta->mem_bytes) | set_number(object, "vcpus", meta->vcpus);
+    if (*meta->parent_tag)
+        bad |= set_parent(object, meta);
     if (*meta->base.path)
-        json_object_set_new(object, "base", base_json(&meta->base));
+        bad |= set_base(object, &meta->base);
     if (*meta->details)
-        json_object_set_new(object, "details", json_loads(meta->details, JSON_REJECT_DUPLICATES, NULL));
+        bad |= json_object_set_new(object, "details", json_loads(meta->details, JSON_REJECT_DUPLICATES, NULL));
     if (meta->written)
-        add_written(object, meta);
-    return object;
+        bad |= set_written(object, meta);
+    return bad;
 }
 
 int snapshot_meta_encode(const struct snapshot_meta *meta, char *text, size_t cap, struct err *err)
 {
-    json_t *object = meta_json(meta);
-    own_free char *body = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
+    json_t *object = json_object();
+    own_free char *body = set_all(object, meta) == 0 ? json_dumps(object, JSON_INDENT(2)) : NULL;
     json_decref(object);
     if (!body)
         return err_say(err, EINVAL, "snapshot %s cannot be described: a text of it is no UTF-8, or memory ran out",
