@@ -149,11 +149,15 @@ static void snapshot_settle(struct controller *c, const struct snapshot_row *row
     }
 }
 
+/* An intent may not say of which snapshot it was to be. */
 static void sandbox_leftovers(struct controller *c, const struct snapshot *base, const char *id)
 {
     struct err err;
-    if (base)
-        leaf_remove(base->tree->cgroup, id);
+    list_for_each (n, &c->fleet.snapshots) {
+        const struct snapshot *s = list_entry(n, struct snapshot, link);
+        if (!base || s == base)
+            leaf_remove(s->tree->cgroup, id);
+    }
     rundir_remove(&c->run, id);
     if (registry_sandbox_remove(c->registry, id, &err) < 0)
         log_error("%s", err.text);
@@ -185,7 +189,7 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
         if (row->state == ROW_READY)
             log_warn("sandbox %s is gone: %s", row->id, lives ? "its snapshot is unknown" : why.text);
         adoption->reaped += row->state == ROW_READY;
-        adoption->undone += row->state != ROW_READY;
+        adoption->undone += row->state != ROW_READY && lives; /* most were never used */
         return 0;
     }
     struct sandbox *b = sandbox_new(&c->fleet, base);

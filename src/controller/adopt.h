@@ -6,7 +6,7 @@
 
 struct adoption {
     unsigned sandboxes, snapshots;   /* adopted */
-    unsigned reaped, undone, litter; /* dead ones, intents, directories without a row */
+    unsigned reaped, undone, litter; /* dead ones, half-made ones, directories without a row */
     unsigned silent;                 /* alive, it seems, and left alone */
 };
 

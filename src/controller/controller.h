@@ -5,6 +5,7 @@
 #ifndef FORKD_CONTROLLER_CONTROLLER_H
 #define FORKD_CONTROLLER_CONTROLLER_H
 
+#include "controller/berths.h"
 #include "controller/fleet.h"
 #include "controller/registry.h"
 #include "controller/rundir.h"
@@ -27,8 +28,7 @@ struct controller {
     struct registry *registry;
     struct fleet fleet;
     struct workers *workers;
-    struct job prepare_seats; /* queued while `preparing` */
-    atomic_bool preparing;
+    struct berths berths;
     struct monitor *monitor;
 };
 

@@ -113,6 +113,7 @@ static int open_controller(struct controller *c, const struct options *o, struct
     if (rc < 0)
         return rc;
     open_cgroup(c);
+    berths_init(&c->berths);
     rc = workers_start(&c->workers, THREADS_MAX, err);
     if (rc == 0)
         rc = monitor_start(c, &c->monitor, err);
@@ -151,6 +152,7 @@ static void close_controller(struct controller *c)
 {
     monitor_stop(c->monitor);
     workers_stop(c->workers);
+    berths_close(c);
     fleet_destroy(&c->fleet);
     registry_close(c->registry);
     fd_close(&c->cgroup);
@@ -220,7 +222,7 @@ static void tell_ready(int fd)
 
 static int serve(const struct options *o, const sigset_t *awaited, struct err *err)
 {
-    struct controller c = {.run = {.fd = -1, .ready_fd = -1}, .cgroup = -1};
+    struct controller c = {.run = {.fd = -1, .shelf_fd = -1}, .cgroup = -1};
     struct auth *auth = NULL;
     struct audit *audit = NULL;
     struct http *http = NULL;

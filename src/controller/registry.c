@@ -51,7 +51,8 @@ static const char *const statement_text[] = {
     [BRANCH_REMOVE] = "DELETE FROM branches WHERE id = ?",
     [SANDBOX_ADD] =
         "INSERT INTO sandboxes(id, snapshot_id, state, created, memory_limit_mib, secret) VALUES(?,?,?,?,?,?)",
-    [SANDBOX_READY] = "UPDATE sandboxes SET state = 2 WHERE id = ?",
+    [SANDBOX_READY] =
+        "UPDATE sandboxes SET state = 2, snapshot_id = ?2, created = ?3, memory_limit_mib = ?4 WHERE id = ?1",
     [SANDBOX_BRANCHED] = "UPDATE sandboxes SET last_id = ?2, branch_count = branch_count + 1 WHERE id = ?1",
     [SANDBOX_REMOVE] = "DELETE FROM sandboxes WHERE id = ?",
     [SANDBOX_EACH] = "SELECT id, snapshot_id, state, created, memory_limit_mib, secret, last_id, branch_count"
@@ -372,7 +373,11 @@ static int sandbox_add(struct registry *r, const struct sandbox_row *row, struct
 
 static int sandbox_ready(struct registry *r, const struct sandbox_row *row, struct err *err)
 {
-    bind_text(r->stmt[SANDBOX_READY], 1, row->id);
+    sqlite3_stmt *stmt = r->stmt[SANDBOX_READY];
+    bind_text(stmt, 1, row->id);
+    bind_text(stmt, 2, row->snapshot_id);
+    sqlite3_bind_int64(stmt, 3, (sqlite3_int64)row->created_at_unix);
+    sqlite3_bind_int64(stmt, 4, (sqlite3_int64)row->memory_limit_mib);
     return step(r, SANDBOX_READY, err);
 }
 

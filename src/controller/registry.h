@@ -2,9 +2,10 @@
  *
  * Theory of operation. One row per snapshot (its template process) and one per sandbox, each with the id and the
  * secret by which the living VMM is found and recognised again. A snapshot that is a branch has a second row: where
- * it came from. A row is written in state `making` before
- * anything of the thing exists, and becomes `ready` when all of it does: a row that is still `making` at start
- * is an intent its controller did not live to finish, and is undone. Rows go when nothing of the thing is left.
+ * it came from. A row is written in state `making` before anything of the thing exists, and becomes `ready` when all of
+ * it does: a row that is still `making` at start is an intent its controller did not live to finish, and is undone.
+ * Intents of sandboxes are written before it is known of which snapshot they will be (berths.h). Rows go when nothing
+ * of the thing is left.
  *
  * The journal is WAL with synchronous=NORMAL: a controller's death loses nothing, the host's death may lose the
  * last commits, but it ends all VMMs as well.
@@ -62,8 +63,9 @@ int registry_snapshot_image(struct registry *registry, const char *id, uint64_t 
 int registry_branch_ready(struct registry *registry, const char *id, const struct rest_branch *branch, struct err *err);
 int registry_snapshot_remove(struct registry *registry, const char *id, struct err *err);
 
-/* `rows` in state making, all in one transaction. */
+/* `rows` in state making, all in one transaction; what is not known yet ("", 0) comes with ready. */
 int registry_sandboxes_add(struct registry *registry, const struct sandbox_row *rows, unsigned count, struct err *err);
+/* The rows of these ids, with all that they say. */
 int registry_sandboxes_ready(struct registry *registry, const struct sandbox_row *rows, unsigned count,
                              struct err *err);
 int registry_sandbox_remove(struct registry *registry, const char *id, struct err *err);

@@ -15,7 +15,7 @@
 
 enum { CONSOLE_LINES = 20, CONSOLE_WINDOW = 4096, VSOCK_BACKLOG = 64, CTL_BACKLOG = 4, CONNECT_MS = 5000 };
 
-#define READY ".ready"
+#define SHELF ".ready"
 
 static const char *const seat_names[] = {"ctl", "vsock", "console.log"};
 
@@ -40,18 +40,18 @@ static void directory_clear(int fd)
 }
 
 /* Where this fails every seat is made when it is needed. */
-static void ready_open(struct rundir *run)
+static void shelf_open(struct rundir *run)
 {
-    if (mkdirat(run->fd, READY, 0700) < 0 && errno != EEXIST)
+    if (mkdirat(run->fd, SHELF, 0700) < 0 && errno != EEXIST)
         return;
-    run->ready_fd = openat(run->fd, READY, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->ready_fd >= 0)
-        directory_clear(run->ready_fd);
+    run->shelf_fd = openat(run->fd, SHELF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (run->shelf_fd >= 0)
+        directory_clear(run->shelf_fd);
 }
 
 int rundir_open(const char *path, struct rundir *run, struct err *err)
 {
-    *run = (struct rundir){.fd = -1, .ready_fd = -1};
+    *run = (struct rundir){.fd = -1, .shelf_fd = -1};
     if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return err_set(err, errno, "make the run directory %s", path);
     own_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -62,8 +62,7 @@ int rundir_open(const char *path, struct rundir *run, struct err *err)
                    ? err_say(err, EWOULDBLOCK, "another forkd-controller is running on this state (it holds %s)", path)
                    : err_set(err, errno, "lock the run directory %s", path);
     run->fd = steal_fd(&fd);
-    pthread_mutex_init(&run->lock, NULL);
-    ready_open(run);
+    shelf_open(run);
     return 0;
 }
 
@@ -71,13 +70,10 @@ void rundir_close(struct rundir *run)
 {
     if (run->fd < 0)
         return;
-    while (run->ready)
-        seat_close(&run->prepared[--run->ready].seat);
-    if (run->ready_fd >= 0)
-        directory_clear(run->ready_fd);
-    unlinkat(run->fd, READY, AT_REMOVEDIR);
-    pthread_mutex_destroy(&run->lock);
-    fd_close(&run->ready_fd);
+    if (run->shelf_fd >= 0)
+        directory_clear(run->shelf_fd);
+    unlinkat(run->fd, SHELF, AT_REMOVEDIR);
+    fd_close(&run->shelf_fd);
     fd_close(&run->fd);
 }
 
@@ -140,71 +136,29 @@ static int seat_make(int parent, const char *id, bool with_layer, struct seat *s
     return rc;
 }
 
-/* Sockets are found by their name, wherever their directory went. */
-static bool seat_take_prepared(struct rundir *run, const char *id, bool with_layer, struct seat *seat)
-{
-    char number[16];
-    pthread_mutex_lock(&run->lock);
-    bool any = run->ready > 0;
-    if (any) {
-        run->ready--;
-        *seat = run->prepared[run->ready].seat;
-        snprintf(number, sizeof number, "%u", run->prepared[run->ready].number);
-    }
-    pthread_mutex_unlock(&run->lock);
-    if (any && renameat(run->ready_fd, number, run->fd, id) < 0) {
-        seat_close(seat);
-        seat_remove(run->ready_fd, number);
-        return false;
-    }
-    if (any && !with_layer)
-        fd_close(&seat->layer);
-    return any;
-}
-
 int rundir_seat(struct rundir *run, const char *id, bool with_layer, struct seat *seat, struct err *err)
 {
-    return seat_take_prepared(run, id, with_layer, seat) ? 0 : seat_make(run->fd, id, with_layer, seat, err);
+    return seat_make(run->fd, id, with_layer, seat, err);
 }
 
-/* One more. False: there are enough, or it cannot be made. */
-static bool prepare_one(struct rundir *run)
+int rundir_shelve(struct rundir *run, const char *id, struct seat *seat, struct err *err)
 {
-    char name[16];
-    struct seat seat;
-    pthread_mutex_lock(&run->lock);
-    bool wanted = run->ready < SEATS_READY && run->ready_fd >= 0;
-    unsigned number = run->numbers++;
-    pthread_mutex_unlock(&run->lock);
-    snprintf(name, sizeof name, "%u", number);
-    if (!wanted || seat_make(run->ready_fd, name, true, &seat, NULL) < 0)
-        return false;
-    pthread_mutex_lock(&run->lock);
-    bool taken = run->ready < SEATS_READY;
-    if (taken) {
-        run->prepared[run->ready].number = number;
-        run->prepared[run->ready++].seat = seat;
-    }
-    pthread_mutex_unlock(&run->lock);
-    if (!taken) {
-        seat_close(&seat);
-        seat_remove(run->ready_fd, name);
-    }
-    return taken;
+    *seat = (struct seat)SEAT_EMPTY;
+    return run->shelf_fd < 0 ? err_say(err, ENOENT, "the run directory has no shelf")
+                             : seat_make(run->shelf_fd, id, true, seat, err);
 }
 
-bool rundir_is_low(struct rundir *run)
+int rundir_unshelve(struct rundir *run, const char *id, struct err *err)
 {
-    pthread_mutex_lock(&run->lock);
-    bool low = run->ready <= SEATS_READY / 2;
-    pthread_mutex_unlock(&run->lock);
-    return low;
+    return renameat(run->shelf_fd, id, run->fd, id) < 0
+               ? err_set(err, errno, "put the run directory of %s in place", id)
+               : 0;
 }
 
-void rundir_prepare(struct rundir *run)
+void rundir_shelf_remove(const struct rundir *run, const char *id)
 {
-    while (prepare_one(run))
-        ;
+    if (run->shelf_fd >= 0)
+        seat_remove(run->shelf_fd, id);
 }
 
 int seat_layer_frozen(const struct seat *seat, int *fd, struct err *err)
@@ -240,6 +194,8 @@ unsigned rundir_sweep(const struct rundir *run, bool (*known)(void *arg, const c
 static int connect_to(const struct rundir *run, const char *id, const char *name, int type, struct err *err)
 {
     own_fd int dirfd = openat(run->fd, id, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (dirfd < 0 && errno == ENOENT && run->shelf_fd >= 0)
+        dirfd = openat(run->shelf_fd, id, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (dirfd < 0)
         return err_set(err, errno, "open the run directory of %s", id);
     return sockdir_connect(dirfd, name, type, CONNECT_MS, err);

@@ -1,6 +1,6 @@
 /* sandboxes.c: see sandboxes.h.
  *
- * A spawn of n is one transaction. The rows of all n are written as intents in one go; children are forked by
+ * A spawn of n is one transaction. Each child gets a berth (berths.h), whose row is the intent; children are forked by
  * this thread and by helpers, each of which takes the next number until there is none or one of them failed; then
  * all rows are committed in one go and the monitor takes over, or all children are killed and every trace of
  * them removed. Requests to one template are serialised by its lock, for as long as its fork takes; what comes
@@ -29,6 +29,7 @@ struct batch {
     struct controller *c;
     struct snapshot *base;
     struct sandbox **box;
+    struct berth *berth; /* the same number of them */
     unsigned n;
 
     pthread_mutex_t lock; /* guards what follows */
@@ -52,12 +53,13 @@ static int leaf_make(struct sandbox *b, struct err *err)
     return rc;
 }
 
-/* Everything outside the registry that a child may have left. */
+/* Everything outside the registry that a child may have left; one that was not begun is on the shelf. */
 static void child_undo(struct controller *c, struct sandbox *b)
 {
     vmm_destroy(&b->vmm);
     leaf_remove(b->base->tree->cgroup, b->vmm.id);
     rundir_remove(&c->run, b->vmm.id);
+    rundir_shelf_remove(&c->run, b->vmm.id);
 }
 
 static int child_fork(struct controller *c, struct sandbox *b, const struct seat *seat, struct err *err)
@@ -73,27 +75,19 @@ static int child_fork(struct controller *c, struct sandbox *b, const struct seat
 
 /* The guest's answer is awaited, and nothing before it: each wait for a step on the way there would cost two switches
  * between processes. BORN lies in the socket by then. */
-static int child_run(struct controller *c, struct sandbox *b, struct err *err)
+static int child_start(struct controller *c, struct sandbox *b, struct berth *berth, struct err *err)
 {
-    int rc = vmm_go(&b->vmm, err);
-    own_fd int dialled = rc == 0 ? agent_dial(&c->run, b->vmm.id, err) : rc;
-    if (dialled < 0)
-        return dialled;
-    rc = agent_identify(steal_fd(&dialled), b->vmm.id, IDENTIFY_SECS, err);
-    return rc < 0 ? rc : vmm_await_birth(&b->vmm, err);
-}
-
-static int child_start(struct controller *c, struct sandbox *b, struct err *err)
-{
-    struct seat seat;
-    int rc = rundir_seat(&c->run, b->vmm.id, b->base->has_disk, &seat, err);
+    int rc = berth_furnish(c, berth, b->base->has_disk, err);
+    if (rc == 0)
+        rc = child_fork(c, b, &berth->seat, err);
     if (rc < 0)
         return rc;
-    rc = child_fork(c, b, &seat, err);
-    seat_close(&seat);
-    if (rc < 0)
-        return rc;
-    rc = child_run(c, b, err);
+    rc = vmm_go(&b->vmm, err);
+    seat_close(&berth->seat); /* so that the call ends when the child does */
+    if (rc == 0)
+        rc = agent_identify(steal_fd(&berth->call), b->vmm.id, IDENTIFY_SECS, err);
+    if (rc == 0)
+        rc = vmm_await_birth(&b->vmm, err);
     if (rc < 0)
         vmm_explain(&b->vmm, err);
     return rc;
@@ -110,21 +104,23 @@ static void batch_fail(struct batch *batch, const struct sandbox *b, const struc
     pthread_mutex_unlock(&batch->lock);
 }
 
-static struct sandbox *batch_next(struct batch *batch)
+static bool batch_next(struct batch *batch, unsigned *i)
 {
     pthread_mutex_lock(&batch->lock);
-    struct sandbox *b = batch->failed || batch->next == batch->n ? NULL : batch->box[batch->next++];
+    bool any = !batch->failed && batch->next < batch->n;
+    if (any)
+        *i = batch->next++;
     pthread_mutex_unlock(&batch->lock);
-    return b;
+    return any;
 }
 
 static void batch_work(struct batch *batch)
 {
     struct err err;
-    for (struct sandbox *b; (b = batch_next(batch));) {
+    for (unsigned i; batch_next(batch, &i);) {
         uint64_t began = clock_monotonic_ns();
-        if (child_start(batch->c, b, &err) < 0)
-            batch_fail(batch, b, &err);
+        if (child_start(batch->c, batch->box[i], &batch->berth[i], &err) < 0)
+            batch_fail(batch, batch->box[i], &err);
         else
             metrics_observe(METRIC_SPAWN, clock_monotonic_ns() - began);
     }
@@ -181,12 +177,13 @@ static void batch_helpers(struct batch *batch)
 }
 
 /* Starts all children; on failure those that were started are still there. */
-static int batch_run(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n, struct err *err)
+static int batch_run(struct controller *c, struct snapshot *base, struct sandbox **box, struct berth *berth, unsigned n,
+                     struct err *err)
 {
     struct batch *batch = calloc(1, sizeof *batch);
     if (!batch)
         return err_say(err, ENOMEM, "out of memory");
-    *batch = (struct batch){.c = c, .base = base, .box = box, .n = n, .refs = 1};
+    *batch = (struct batch){.c = c, .base = base, .box = box, .berth = berth, .n = n, .refs = 1};
     pthread_mutex_init(&batch->lock, NULL);
     pthread_cond_init(&batch->idle, NULL);
     batch_helpers(batch);
@@ -237,7 +234,7 @@ static struct sandbox_row *rows_make(struct sandbox **box, unsigned n)
 {
     struct sandbox_row *rows = calloc(n, sizeof *rows);
     for (unsigned i = 0; rows && i < n; i++) {
-        rows[i].state = ROW_MAKING;
+        rows[i].state = ROW_READY;
         rows[i].created_at_unix = box[i]->created_at_unix;
         rows[i].memory_limit_mib = box[i]->memory_limit_mib;
         memcpy(rows[i].id, box[i]->vmm.id, sizeof rows[i].id);
@@ -258,11 +255,18 @@ static int boxes_make(struct controller *c, struct snapshot *base, const struct 
             return err_say(err, ENOMEM, "out of memory");
         box[i]->created_at_unix = now;
         box[i]->memory_limit_mib = rq->memory_limit_mib;
-        int rc = vmm_name(&box[i]->vmm, "sb", err);
-        if (rc < 0)
-            return rc;
     }
     return box ? 0 : err_say(err, ENOMEM, "out of memory");
+}
+
+static int boxes_name(struct controller *c, struct sandbox **box, struct berth *berth, unsigned n, struct err *err)
+{
+    int rc = berths_take(c, berth, n, err);
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        memcpy(box[i]->vmm.id, berth[i].id, sizeof box[i]->vmm.id);
+        memcpy(box[i]->vmm.secret, berth[i].secret, sizeof box[i]->vmm.secret);
+    }
+    return rc;
 }
 
 static void boxes_undo(struct controller *c, struct sandbox **box)
@@ -287,37 +291,23 @@ static void boxes_hand_over(struct controller *c, struct sandbox **box)
 
 static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n, struct err *err)
 {
-    own_free struct sandbox_row *rows = rows_make(box, n);
-    if (!rows)
+    own_free struct berth *berth = calloc(n, sizeof *berth);
+    if (!berth)
         return err_say(err, ENOMEM, "out of memory");
-    int rc = registry_sandboxes_add(c->registry, rows, n, err);
+    int rc = boxes_name(c, box, berth, n, err);
     if (rc < 0)
         return rc;
-    rc = batch_run(c, base, box, n, err);
+    rc = batch_run(c, base, box, berth, n, err);
+    for (unsigned i = 0; i < n; i++)
+        berth_close(&berth[i]);
+    own_free struct sandbox_row *rows = rc == 0 ? rows_make(box, n) : NULL;
     if (rc == 0)
-        rc = registry_sandboxes_ready(c->registry, rows, n, err);
+        rc = rows ? registry_sandboxes_ready(c->registry, rows, n, err) : err_say(err, ENOMEM, "out of memory");
     if (rc < 0)
         boxes_undo(c, box);
     else
         boxes_hand_over(c, box);
     return rc;
-}
-
-static void seats_refill_main(struct job *job)
-{
-    struct controller *c = list_entry(job, struct controller, prepare_seats);
-    rundir_prepare(&c->run);
-    atomic_store(&c->preparing, false);
-}
-
-/* For the next spawn, out of the way of this one's answer. */
-static void seats_refill(struct controller *c)
-{
-    if (!rundir_is_low(&c->run) || atomic_exchange(&c->preparing, true))
-        return;
-    c->prepare_seats.fn = seats_refill_main;
-    if (workers_submit(c->workers, WORKER_HELPER, &c->prepare_seats, NULL) < 0)
-        atomic_store(&c->preparing, false);
 }
 
 int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sandbox ***made, struct err *err)
@@ -335,7 +325,7 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sa
         snapshot_children_left(c, base, rq->n);
     } else {
         *made = box;
-        seats_refill(c);
+        berths_refill(c);
     }
     snapshot_unref(&c->fleet, base);
     return rc;

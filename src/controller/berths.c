@@ -1,0 +1,146 @@
+/* berths.c: see berths.h. */
+#include "controller/berths.h"
+
+#include "base/log.h"
+#include "base/own.h"
+#include "controller/agent_client.h"
+#include "controller/controller.h"
+
+#include <string.h>
+
+void berths_init(struct berths *b)
+{
+    *b = (struct berths){0};
+    pthread_mutex_init(&b->lock, NULL);
+}
+
+static int berth_name(struct berth *berth, struct err *err)
+{
+    struct vmm vmm;
+    int rc = vmm_name(&vmm, "sb", err);
+    *berth = (struct berth){.seat = SEAT_EMPTY, .call = -1};
+    memcpy(berth->id, vmm.id, sizeof berth->id);
+    memcpy(berth->secret, vmm.secret, sizeof berth->secret);
+    return rc;
+}
+
+static int rows_write(struct controller *c, const struct berth *berth, unsigned n, struct err *err)
+{
+    own_free struct sandbox_row *rows = calloc(n, sizeof *rows);
+    if (!rows)
+        return err_say(err, ENOMEM, "out of memory");
+    for (unsigned i = 0; i < n; i++) {
+        rows[i].state = ROW_MAKING;
+        memcpy(rows[i].id, berth[i].id, sizeof rows[i].id);
+        memcpy(rows[i].secret, berth[i].secret, sizeof rows[i].secret);
+    }
+    return registry_sandboxes_add(c->registry, rows, n, err);
+}
+
+static int berths_make(struct controller *c, struct berth *berth, unsigned n, struct err *err)
+{
+    int rc = 0;
+    for (unsigned i = 0; rc == 0 && i < n; i++)
+        rc = berth_name(&berth[i], err);
+    return rc == 0 && n ? rows_write(c, berth, n, err) : rc;
+}
+
+void berth_close(struct berth *berth)
+{
+    seat_close(&berth->seat);
+    fd_close(&berth->call);
+}
+
+static void discard(struct controller *c, struct berth *berth)
+{
+    struct err err;
+    berth_close(berth);
+    rundir_shelf_remove(&c->run, berth->id);
+    if (registry_sandbox_remove(c->registry, berth->id, &err) < 0)
+        log_error("%s", err.text);
+}
+
+void berths_close(struct controller *c)
+{
+    struct berths *b = &c->berths;
+    while (b->ready)
+        discard(c, &b->berth[--b->ready]);
+    pthread_mutex_destroy(&b->lock);
+}
+
+/* --- making them ready --- */
+
+static int shelve(struct controller *c, struct berth *berth, struct err *err)
+{
+    int rc = rundir_shelve(&c->run, berth->id, &berth->seat, err);
+    if (rc == 0)
+        rc = berth->call = agent_dial(&c->run, berth->id, err);
+    berth->furnished = rc >= 0;
+    return rc;
+}
+
+/* The one job that adds some, one at a time. What fails is left for later: who needs a berth then has one made. */
+static void refill(struct job *job)
+{
+    struct controller *c = list_entry(job, struct controller, berths.job);
+    struct berths *b = &c->berths;
+    struct berth made[BERTHS_READY];
+    struct err err;
+    pthread_mutex_lock(&b->lock);
+    unsigned n = BERTHS_READY - b->ready;
+    pthread_mutex_unlock(&b->lock);
+    if (berths_make(c, made, n, &err) < 0)
+        n = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (shelve(c, &made[i], &err) < 0) {
+            discard(c, &made[i]);
+            continue;
+        }
+        pthread_mutex_lock(&b->lock);
+        b->berth[b->ready++] = made[i];
+        pthread_mutex_unlock(&b->lock);
+    }
+    atomic_store(&b->refilling, false);
+}
+
+void berths_refill(struct controller *c)
+{
+    struct berths *b = &c->berths;
+    pthread_mutex_lock(&b->lock);
+    bool low = b->ready <= BERTHS_READY / 2;
+    pthread_mutex_unlock(&b->lock);
+    if (!low || atomic_exchange(&b->refilling, true))
+        return;
+    b->job.fn = refill;
+    if (workers_submit(c->workers, WORKER_HELPER, &b->job, NULL) < 0)
+        atomic_store(&b->refilling, false);
+}
+
+/* --- giving them out --- */
+
+int berths_take(struct controller *c, struct berth *into, unsigned n, struct err *err)
+{
+    struct berths *b = &c->berths;
+    unsigned taken = 0;
+    pthread_mutex_lock(&b->lock);
+    while (taken < n && b->ready)
+        into[taken++] = b->berth[--b->ready];
+    pthread_mutex_unlock(&b->lock);
+    int rc = berths_make(c, into + taken, n - taken, err);
+    while (rc < 0 && taken)
+        discard(c, &into[--taken]);
+    return rc;
+}
+
+int berth_furnish(struct controller *c, struct berth *berth, bool with_layer, struct err *err)
+{
+    if (!berth->furnished) {
+        int rc = rundir_seat(&c->run, berth->id, with_layer, &berth->seat, err);
+        if (rc == 0)
+            rc = berth->call = agent_dial(&c->run, berth->id, err);
+        return rc < 0 ? rc : 0;
+    }
+    if (!with_layer)
+        fd_close(&berth->seat.layer);
+    return rundir_unshelve(&c->run, berth->id, err);
+}
