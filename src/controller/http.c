@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "controller/connections.h"
 #include "controller/metrics.h"
 #include "controller/routes.h"
 #include "controller/tls.h"
@@ -18,7 +19,7 @@ enum {
     HEAD_MAX = 16 * 1024,          /* request line and header fields */
     CONNECTION_MEMORY = 32 * 1024, /* what libmicrohttpd keeps per connection: more than HEAD_MAX */
     CONNECTIONS_MAX = 1024,
-    IDLE_SECS = 60,               /* between requests, and between parts of one */
+    IDLE_SECS = 60,               /* of silence between requests, and between parts of one */
     DROP_MAX = 4 * REST_BODY_MAX, /* what is read of a body that is refused */
 };
 
@@ -26,6 +27,7 @@ struct http {
     struct controller *c;
     struct http_config config;
     struct MHD_Daemon *daemon;
+    struct connections connections;
     pthread_mutex_t lock;
     pthread_cond_t idle;
     unsigned working;
@@ -64,6 +66,12 @@ static void refuse(struct request *rq, unsigned status, const char *text)
 static const char *header(struct request *rq, const char *name)
 {
     return MHD_lookup_connection_value(rq->connection, MHD_HEADER_KIND, name);
+}
+
+static struct connection *connection_of(struct request *rq)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(rq->connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
 }
 
 static void judge_token(struct request *rq)
@@ -207,6 +215,7 @@ static enum MHD_Result answer(struct request *rq)
     rq->reply.body = NULL;
     rq->state = ANSWERED;
     account(rq);
+    connection_begins(&rq->http->connections, connection_of(rq));
     if (rq->reply.len)
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
                                 rq->reply.type ? rq->reply.type : "application/json");
@@ -243,6 +252,7 @@ static enum MHD_Result dispatch(struct request *rq)
     rq->job.fn = work;
     count(http, 1);
     rq->counted = true;
+    connection_waits(&http->connections, connection_of(rq));
     MHD_suspend_connection(rq->connection);
     enum worker_kind kind = rq->route->pace == ROUTE_PATIENT ? WORKER_PATIENT : WORKER_ACTING;
     if (workers_submit(http->c->workers, kind, &rq->job, &err) == 0)
@@ -286,6 +296,7 @@ static void *begin(void *arg, const char *target, struct MHD_Connection *connect
     rq->http = arg;
     rq->connection = connection;
     rq->began_ns = clock_monotonic_ns();
+    connection_begins(&rq->http->connections, connection_of(rq));
     return rq;
 }
 
@@ -298,12 +309,24 @@ static void end(void *arg, struct MHD_Connection *connection, void **context, en
         account(rq);
     if (rq->counted)
         count(rq->http, -1);
+    connection_begins(&rq->http->connections, connection_of(rq));
     reply_free(&rq->reply);
     free(rq->body);
     free(rq->target_text);
     free(rq->user_agent);
     free(rq);
     *context = NULL;
+}
+
+static void notice(void *arg, struct MHD_Connection *connection, void **context,
+                   enum MHD_ConnectionNotificationCode what)
+{
+    struct http *http = arg;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (what == MHD_CONNECTION_NOTIFY_CLOSED)
+        connection_remove(&http->connections, *context);
+    else
+        *context = info ? connection_add(&http->connections, info->connect_fd) : NULL;
 }
 
 /* Paths are decoded by proto/rest, from the raw target. */
@@ -327,6 +350,7 @@ int http_start(struct controller *c, const struct http_config *config, struct ht
         return err_say(err, ENOMEM, "out of memory");
     h->c = c;
     h->config = *config;
+    connections_init(&h->connections, config->request_secs);
     pthread_mutex_init(&h->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
@@ -342,16 +366,26 @@ int http_start(struct controller *c, const struct http_config *config, struct ht
                      (config->tls ? MHD_USE_TLS : 0);
     h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, handle, h, MHD_OPTION_EXTERNAL_LOGGER, mhd_log, NULL,
                                  MHD_OPTION_LISTEN_SOCKET, config->listen_fd, MHD_OPTION_URI_LOG_CALLBACK, begin, h,
-                                 MHD_OPTION_NOTIFY_COMPLETED, end, h, MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL,
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
-                                 (unsigned)IDLE_SECS, MHD_OPTION_ARRAY, config->tls ? tls : &tls[2], MHD_OPTION_END);
+                                 MHD_OPTION_NOTIFY_COMPLETED, end, h, MHD_OPTION_NOTIFY_CONNECTION, notice, h,
+                                 MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes, NULL, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                                 (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
+                                 MHD_OPTION_CONNECTION_TIMEOUT,
+                                 config->request_secs < IDLE_SECS ? config->request_secs : (unsigned)IDLE_SECS,
+                                 MHD_OPTION_ARRAY, config->tls ? tls : &tls[2], MHD_OPTION_END);
     if (!h->daemon) {
         free(h);
         return err_say(err, EIO, "the HTTP server cannot be started");
     }
     *http = h;
     return 0;
+}
+
+void http_sweep(struct http *h)
+{
+    unsigned late = connections_sweep(&h->connections);
+    if (late)
+        log_info("hung up on %u clients that took longer than %u seconds to send a request or to take its answer", late,
+                 h->config.request_secs);
 }
 
 unsigned http_drain(struct http *h, unsigned secs)
@@ -376,6 +410,7 @@ void http_stop(struct http *h)
     if (!h)
         return;
     MHD_stop_daemon(h->daemon);
+    connections_destroy(&h->connections);
     pthread_cond_destroy(&h->idle);
     pthread_mutex_destroy(&h->lock);
     free(h);

@@ -25,9 +25,12 @@ struct http_config {
     bool tls;          /* as tls.h has it */
     struct auth *auth; /* NULL: no token is asked for */
     struct audit *audit;
+    unsigned request_secs; /* a client has for sending a request, and for taking its answer */
 };
 
 int http_start(struct controller *c, const struct http_config *config, struct http **http, struct err *err);
+/* To be called every few seconds: hangs up on whoever takes longer. */
+void http_sweep(struct http *http);
 /* No new connections from here on; waits at most `secs` for the requests that are being worked on. Returns how
  * many were not done by then. */
 unsigned http_drain(struct http *http, unsigned secs);

@@ -23,7 +23,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-enum { DRAIN_SECS = 30, THREADS_MAX = 256, DESCRIPTORS_WANTED = 16384 };
+enum { DRAIN_SECS = 30, SWEEP_SECS = 2, THREADS_MAX = 256, DESCRIPTORS_WANTED = 16384 };
 
 /* Every sandbox costs four descriptors: a thousand of them more than many hosts allow unasked. */
 static void raise_limits(void)
@@ -176,7 +176,8 @@ static int open_http(struct controller *c, const struct options *o, struct auth 
                      struct http **http, struct err *err)
 {
     bool loopback;
-    struct http_config config = {.auth = auth, .audit = audit, .tls = o->tls_cert != NULL};
+    struct http_config config = {
+        .auth = auth, .audit = audit, .tls = o->tls_cert != NULL, .request_secs = o->request_secs};
     if (config.tls && tls_open(o->tls_cert, o->tls_key, err) < 0)
         return -err->code;
     own_fd int fd = http_listen(o->bind, &loopback, &config.over_unix, err);
@@ -203,12 +204,17 @@ static void read_anew(struct auth *auth, struct audit *audit)
 }
 
 /* Returns the signal that ends this controller. */
-static int wait_for_end(const sigset_t *awaited, struct auth *auth, struct audit *audit)
+static int wait_for_end(const sigset_t *awaited, struct auth *auth, struct audit *audit, struct http *http)
 {
-    int signal = 0;
-    while (sigwait(awaited, &signal) == 0 && signal == SIGHUP)
-        read_anew(auth, audit);
-    return signal;
+    const struct timespec period = {.tv_sec = SWEEP_SECS};
+    for (;;) {
+        int signal = sigtimedwait(awaited, NULL, &period);
+        if (signal == SIGHUP)
+            read_anew(auth, audit);
+        else if (signal > 0)
+            return signal;
+        http_sweep(http);
+    }
 }
 
 static void tell_ready(int fd)
@@ -237,7 +243,7 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
     if (rc == 0) {
         log_info("listening on %s", o->bind);
         tell_ready(o->ready_fd);
-        bool everything = wait_for_end(awaited, auth, audit) == SIGUSR1 || o->kill_on_exit;
+        bool everything = wait_for_end(awaited, auth, audit, http) == SIGUSR1 || o->kill_on_exit;
         unsigned left = http_drain(http, DRAIN_SECS);
         if (left) {
             /* Their threads hold what would be torn down here; the registry tells the next controller. */

@@ -25,12 +25,15 @@ static const char help[] =
     "  --tls-key FILE       the certificate's key (FORKD_TLS_KEY)\n"
     "  --spawns-at-once N   children of one request in flight (two per CPU)\n"
     "  --branch-concurrency N  branches that may be under way at a time (FORKD_BRANCH_CONCURRENCY; 4)\n"
+    "  --request-timeout SECS  what a client may take to send a request, and to take its answer (120)\n"
     "  --kill-on-exit       end sandboxes and templates with the controller; without it they live on\n"
     "  --ready-fd FD        gets one byte when requests are served, for whoever starts this\n"
     "  --version, --help\n"
     "\n"
     "SIGTERM and SIGINT finish what is being done and leave sandboxes running; SIGUSR1 ends them\n"
     "and all templates as well; SIGHUP reopens the audit log and reads tokens and certificate anew.\n";
+
+enum { REQUEST_SECS = 120 };
 
 enum {
     OPT_BIND = 1,
@@ -41,6 +44,7 @@ enum {
     OPT_TLS_CERT,
     OPT_TLS_KEY,
     OPT_SPAWNS,
+    OPT_REQUEST,
     OPT_BRANCHES,
     OPT_KILL,
     OPT_READY,
@@ -59,6 +63,7 @@ static const struct option flags[] = {
     {"tls-key", required_argument, NULL, OPT_TLS_KEY},
     {"spawns-at-once", required_argument, NULL, OPT_SPAWNS},
     {"branch-concurrency", required_argument, NULL, OPT_BRANCHES},
+    {"request-timeout", required_argument, NULL, OPT_REQUEST},
     {"kill-on-exit", no_argument, NULL, OPT_KILL},
     {"prewarm-scratch-dir", required_argument, NULL, OPT_NONE}, /* of the original; needs nothing here */
     {"ready-fd", required_argument, NULL, OPT_READY},
@@ -96,15 +101,19 @@ static void default_root(char *path, size_t cap)
         snprintf(path, cap, "%s/.local/share/forkd/snapshots", home ? home : "");
 }
 
-/* NULL: as many as by default. */
-static int set_branches(struct options *o, const char *text, struct err *err)
+static int set_number(unsigned *into, const char *flag, const char *text, unsigned low, unsigned high, struct err *err)
 {
     char *end;
-    unsigned long n = text ? strtoul(text, &end, 10) : BRANCHES_DEFAULT;
-    if (text && (!isdigit((unsigned char)*text) || *end || n == 0 || n > BRANCHES_MAX))
-        return err_say(err, EINVAL, "--branch-concurrency must be a number from 1 to %d", BRANCHES_MAX);
-    o->branch_concurrency = (unsigned)n;
+    unsigned long n = strtoul(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end || n < low || n > high)
+        return err_say(err, EINVAL, "%s must be a number from %u to %u", flag, low, high);
+    *into = (unsigned)n;
     return 0;
+}
+
+static int set_branches(struct options *o, const char *text, struct err *err)
+{
+    return set_number(&o->branch_concurrency, "--branch-concurrency", text, 1, BRANCHES_MAX, err);
 }
 
 static int defaults(struct options *o, struct err *err)
@@ -114,32 +123,23 @@ static int defaults(struct options *o, struct err *err)
                           .token_file = env_or("FORKD_TOKEN_FILE", NULL),
                           .tls_cert = env_or("FORKD_TLS_CERT", NULL),
                           .tls_key = env_or("FORKD_TLS_KEY", NULL),
+                          .branch_concurrency = BRANCHES_DEFAULT,
+                          .request_secs = REQUEST_SECS,
                           .ready_fd = -1};
     o->audit_log_chosen = o->audit_log != NULL;
-    const char *root = env_or("FORKD_SNAPSHOT_ROOT", NULL);
+    const char *root = env_or("FORKD_SNAPSHOT_ROOT", NULL), *branches = env_or("FORKD_BRANCH_CONCURRENCY", NULL);
     if (root)
         snprintf(o->snapshot_root, sizeof o->snapshot_root, "%s", root);
     else
         default_root(o->snapshot_root, sizeof o->snapshot_root);
-    int rc = set_branches(o, env_or("FORKD_BRANCH_CONCURRENCY", NULL), err);
+    int rc = branches ? set_branches(o, branches, err) : 0;
     return rc < 0 ? rc : set_state(o, env_or("FORKD_STATE", "/var/lib/forkd/state.db"), err);
-}
-
-static int set_spawns(struct options *o, const char *text, struct err *err)
-{
-    char *end;
-    unsigned long n = strtoul(text, &end, 10);
-    if (!isdigit((unsigned char)*text) || *end || n == 0 || n > 256)
-        return err_say(err, EINVAL, "--spawns-at-once must be a number from 1 to 256");
-    o->spawns_at_once = (unsigned)n;
-    return 0;
 }
 
 static int set_ready(struct options *o, const char *text, struct err *err)
 {
-    char *end;
-    unsigned long fd = strtoul(text, &end, 10);
-    if (!isdigit((unsigned char)*text) || *end || fd > INT_MAX || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+    unsigned fd;
+    if (set_number(&fd, "--ready-fd", text, 0, INT_MAX, NULL) < 0 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
         return err_say(err, EINVAL, "--ready-fd must be the number of an open descriptor");
     o->ready_fd = (int)fd;
     return 0;
@@ -171,7 +171,9 @@ static int take_flag(struct options *o, int flag, struct err *err)
         o->tls_key = optarg;
         break;
     case OPT_SPAWNS:
-        return set_spawns(o, optarg, err);
+        return set_number(&o->spawns_at_once, "--spawns-at-once", optarg, 1, 256, err);
+    case OPT_REQUEST:
+        return set_number(&o->request_secs, "--request-timeout", optarg, 1, 24 * 3600, err);
     case OPT_BRANCHES:
         return set_branches(o, optarg, err);
     case OPT_READY:

@@ -17,6 +17,7 @@ struct options {
     const char *tls_cert, *tls_key; /* both or neither */
     unsigned spawns_at_once;        /* 0: two per CPU */
     unsigned branch_concurrency;
+    unsigned request_secs;
     bool kill_on_exit;
     int ready_fd; /* gets a byte when requests are served; -1: none */
 };

@@ -528,12 +528,14 @@ static const char *decode(const char *text, const char *ends, bool plus, char *i
         char c = plus && *text == '+' ? ' ' : *text;
         if (c == '%') {
             int high = hex_digit(text[1]), low = high < 0 ? -1 : hex_digit(text[2]);
-            if (low < 0 || !(high | low))
+            if (low < 0)
                 return NULL;
             c = (char)(high << 4 | low);
             text += 2;
         }
-        if (put + 1 >= cap)
+        /* Names of things are printed, in answers and in logs. */
+        bool control = (unsigned char)c < 0x20 || c == 0x7f;
+        if (control || put + 1 >= cap)
             return NULL;
         into[put++] = c;
     }

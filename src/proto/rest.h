@@ -148,7 +148,7 @@ struct rest_target {
     } arg[REST_TARGET_ARGS];
 };
 
-/* 0, or -EINVAL for what is no target of ours: bad escapes, zero bytes, too long or too many parts. One slash at
+/* 0, or -EINVAL for what is no target of ours: bad escapes, control characters, too long or too many parts. One slash at
  * the end is allowed; queries beyond the limits are ignored. */
 int rest_parse_target(const char *text, struct rest_target *target, struct err *err);
 /* A flag of the query: absent is false; `true`, `1` and an empty value are true. */
