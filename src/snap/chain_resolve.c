@@ -12,13 +12,32 @@
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
 enum { LOAD_THREADS = 4 };
 
+/* Past the page cache, where the filesystem can: nobody reads memory.bin again, and a load waits for copies alone. */
+static void set_direct(int fd, bool on)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0)
+        fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT);
+}
+
 /* A chunk read back */
+
+/* Some filesystems take O_DIRECT and refuse the read. */
+static int read_run(int fd, uint8_t *into, uint64_t len, uint64_t at, struct err *err)
+{
+    int rc = io_pread_all(fd, into, len, at, err);
+    if (rc != -EINVAL)
+        return rc;
+    set_direct(fd, false);
+    return io_pread_all(fd, into, len, at, err);
+}
 
 /* The blocks that a link holds of a chunk, to their places in `buffer`, checked. */
 static int read_chunk(const struct chain_link *link, enum snapshot_file file, const struct block_chunk *chunk,
@@ -28,8 +47,8 @@ static int read_chunk(const struct chain_link *link, enum snapshot_file file, co
     uint64_t first = chunk->number * CHUNK_BLOCKS;
     int rc = 0;
     for (unsigned block = 0, run; rc == 0 && (run = chunk_run(chunk->held, &block)); block += run)
-        rc = io_pread_all(link->fd[file], buffer + (size_t)block * BLOCK_BYTES, (size_t)run * BLOCK_BYTES,
-                          (first + block) * BLOCK_BYTES, err);
+        rc = read_run(link->fd[file], buffer + (size_t)block * BLOCK_BYTES, (size_t)run * BLOCK_BYTES,
+                      (first + block) * BLOCK_BYTES, err);
     if (rc < 0)
         return err_wrap(err, "snapshot %s: %s", link->meta.tag, name);
     if (chunk_sum(chunk, buffer) != chunk->crc)
@@ -97,6 +116,8 @@ int resolve_memory(const struct chain *chain, struct chain_image *image, struct 
     int rc = image_create(size, &image->memory, &ram, err);
     if (rc < 0)
         return rc;
+    for (unsigned i = 0; i < chain->count; i++)
+        set_direct(chain->link[i].fd[FILE_MEMORY], true);
     struct memory_job job = {.chain = chain, .ram = ram, .buffers = get_buffers()};
     if (!job.buffers)
         rc = err_set(err, ENOMEM, "get buffers to load a snapshot");
