@@ -35,7 +35,8 @@ quickstart: deps
 	@$(MAKE) --no-print-directory build
 	@$(BUILD)/forkd quickstart -n $(N)
 
-test: deps
+test:
+	@scripts/install-deps --node
 	@scripts/run-tests --build $(BUILD) $(TESTS)
 
 check: build

@@ -6,7 +6,7 @@
         Unauthorized             401  no token, or not one of the controller's
         Forbidden                403  the token's rights do not go that far
         NotFound                 404  no such sandbox or snapshot
-        Conflict                 409  not in this state: a sandbox stalled, a snapshot not bootable, a branch's tag in use
+        Conflict                 409  not in this state: it stalled, it is not bootable, a branch's tag exists
         GuestFailed              502  the guest did not answer
         Unavailable              503  not now: too many branches at once, nothing free
       Unreachable                nobody answered at this URL

@@ -37,7 +37,8 @@ def programs_for_api_v1_find_their_arguments(_):
         found = parameters(getattr(forkd.Controller, name))
         for (want, default), have in zip(expected, found):
             default = inspect.Parameter.empty if default is REQUIRED else default
-            assert (have.name, have.default) == (want, default) and have.kind == have.POSITIONAL_OR_KEYWORD, (name, have)
+            assert (have.name, have.default) == (want, default), (name, have)
+            assert have.kind == have.POSITIONAL_OR_KEYWORD, (name, have)
         assert len(found) >= len(expected), name
         assert all(one.default is not inspect.Parameter.empty for one in found[len(expected):]), name
 

@@ -163,7 +163,8 @@ def an_error_that_is_no_json_is_kept_as_it_is(_):
 @case(start=False)
 def bad_answers_are_told_as_such(_):
     bad = [b'SSH-2.0-OpenSSH_9\r\n', b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[]',
-           b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes', b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n']
+           b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes',
+           b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n']
     for face in FACES:
         for answer in bad:
             with Server(answer) as server:

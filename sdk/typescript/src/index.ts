@@ -1,0 +1,40 @@
+export { Controller } from "./controller.js";
+export type {
+  ControllerOptions,
+  CreateSnapshotArguments,
+  EvalArguments,
+  ExecArguments,
+  SpawnArguments,
+  WaitArguments,
+} from "./controller.js";
+export {
+  BadAnswer,
+  BadRequest,
+  Conflict,
+  ControllerError,
+  Forbidden,
+  ForkdError,
+  GuestFailed,
+  NotFound,
+  TimedOut,
+  Unauthorized,
+  Unavailable,
+  Unreachable,
+} from "./errors.js";
+export { type CreateOptions, Sandbox } from "./sandbox.js";
+export type {
+  BranchMode,
+  BranchOptions,
+  EvalResult,
+  ExecOptions,
+  ExecResult,
+  PauseMicroseconds,
+  PingResult,
+  SandboxInfo,
+  SnapshotInfo,
+  SnapshotOptions,
+  SpawnOptions,
+  TextResult,
+  VersionInfo,
+} from "./types.js";
+export { VERSION } from "./version.js";
