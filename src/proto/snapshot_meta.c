@@ -228,15 +228,22 @@ static bool take_written(const json_t *object, struct snapshot_meta *meta)
 
 static bool take_identity(const json_t *object, struct snapshot_meta *meta)
 {
+    return take_text(object, "tag", meta->tag, sizeof meta->tag) && rest_tag_valid(meta->tag) &&
+           take_number(object, "created_at_unix", &meta->created_at_unix) &&
+           take_text_if_there(object, "branched_from", meta->branched_from, sizeof meta->branched_from);
+}
+
+/* An order may leave it to forkd-store to look. */
+static bool take_machine(const json_t *object, struct snapshot_meta *meta)
+{
     uint64_t vcpus;
-    if (!take_text(object, "tag", meta->tag, sizeof meta->tag) || !rest_tag_valid(meta->tag) ||
-        !take_number(object, "created_at_unix", &meta->created_at_unix) ||
-        !take_text_if_there(object, "branched_from", meta->branched_from, sizeof meta->branched_from) ||
-        !take_number(object, "mem_bytes", &meta->mem_bytes) || !take_number(object, "vcpus", &vcpus))
+    if (!take_number(object, "mem_bytes", &meta->mem_bytes) || !take_number(object, "vcpus", &vcpus) ||
+        vcpus > REST_VCPUS_MAX)
         return false;
     meta->vcpus = (uint32_t)vcpus;
-    return meta->mem_bytes && meta->mem_bytes % PAGE == 0 && meta->mem_bytes <= (uint64_t)REST_MEM_MAX_MIB << 20 &&
-           vcpus && vcpus <= REST_VCPUS_MAX;
+    bool known = meta->mem_bytes && vcpus;
+    return meta->mem_bytes % PAGE == 0 && meta->mem_bytes <= (uint64_t)REST_MEM_MAX_MIB << 20 &&
+           (known || !meta->written);
 }
 
 static int read_object(struct snapshot_meta *meta, const json_t *object, struct err *err)
@@ -250,7 +257,7 @@ static int read_object(struct snapshot_meta *meta, const json_t *object, struct 
         return err_say(err, EINVAL, "snapshot.json has version %llu; this forkd reads version %d",
                        (unsigned long long)version, SNAPSHOT_META_VERSION);
     if (!take_identity(object, meta))
-        return err_say(err, EINVAL, "snapshot.json lacks the snapshot's tag, memory or CPUs, or they are malformed");
+        return err_say(err, EINVAL, "snapshot.json: the tag or the origin of the snapshot is malformed");
     if (!take_parent(object, meta))
         return err_say(err, EINVAL, "snapshot.json: the parent is malformed");
     if (!take_base(object, &meta->base))
@@ -259,6 +266,8 @@ static int read_object(struct snapshot_meta *meta, const json_t *object, struct 
         return err_say(err, EINVAL, "snapshot.json: the details are malformed");
     if (!take_written(object, meta))
         return err_say(err, EINVAL, "snapshot.json: what it says of the snapshot's files is malformed");
+    if (!take_machine(object, meta))
+        return err_say(err, EINVAL, "snapshot.json: the size of the memory or the number of CPUs is malformed");
     return 0;
 }
 

@@ -9,8 +9,8 @@
  * checksums of every block. A diff names its parent by tag and by that hash.
  *
  * Invariants.
- * 1. What snapshot_meta_decode() accepts has a valid tag, bounded strings, whole pages of memory, and a parent that
- *    is named whole or not at all.
+ * 1. What snapshot_meta_decode() accepts has a valid tag, bounded strings, whole pages of memory (some, once it is
+ *    written), and a parent that is named whole or not at all.
  * 2. Members that are not known are refused where they could change what the others mean: by the version. */
 #ifndef FORKD_PROTO_SNAPSHOT_META_H
 #define FORKD_PROTO_SNAPSHOT_META_H
@@ -39,7 +39,7 @@ struct snapshot_base {
     char path[SNAPSHOT_PATH_MAX]; /* as the controller opened it; "" where there is no disk */
     uint64_t bytes;               /* 0 until forkd-store looked at it */
     int64_t mtime_ns;
-    uint32_t crc; /* of all its bytes */
+    uint32_t crc; /* of its bytes: snap/base_image.h */
 };
 
 struct snapshot_meta {
@@ -48,7 +48,7 @@ struct snapshot_meta {
     char branched_from[SNAPSHOT_ORIGIN_MAX]; /* "": booted */
     char parent_tag[REST_TAG_MAX + 1];       /* of a diff; "": the snapshot is whole */
     char parent_hash[SNAPSHOT_HASH_MAX];
-    uint64_t mem_bytes;
+    uint64_t mem_bytes; /* 0 until forkd-store looked at it, as the CPUs */
     uint32_t vcpus;
     struct snapshot_base base;
     char details[SNAPSHOT_DETAILS_MAX]; /* a JSON object of the controller's own, kept as it is; "": none */

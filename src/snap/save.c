@@ -343,10 +343,8 @@ static int read_template(struct saving *s, struct err *err)
     if (rc < 0)
         return err_wrap(err, "the template's state");
     s->ram_pages = s->config.mem_bytes / BLOCK_BYTES;
-    if (s->config.mem_bytes != s->meta->mem_bytes || s->config.vcpus != s->meta->vcpus)
-        return err_say(err, EINVAL, "the template has %llu MiB and %u CPUs, the snapshot should have %llu and %u",
-                       (unsigned long long)(s->config.mem_bytes >> 20), s->config.vcpus,
-                       (unsigned long long)(s->meta->mem_bytes >> 20), s->meta->vcpus);
+    s->meta->mem_bytes = s->config.mem_bytes;
+    s->meta->vcpus = s->config.vcpus;
     if (s->config.disk != (*s->meta->base.path != 0) || s->config.disk != (s->fd[FILE_LAYER] >= 0))
         return err_say(err, EINVAL, "the template has %s disk, the snapshot is described otherwise",
                        s->config.disk ? "a" : "no");

@@ -50,7 +50,7 @@ static void what_was_written_is_read(void **state)
 static void an_order_says_nothing_of_files(void **state)
 {
     struct snapshot_meta got;
-    struct snapshot_meta order = {.tag = "t", .mem_bytes = 1 << 20, .vcpus = 1};
+    struct snapshot_meta order = {.tag = "t"};
     int len = snapshot_meta_encode(&order, text, sizeof text, NULL);
     assert_null(strstr(text, "content_hash"));
     assert_int_equal(snapshot_meta_decode(&got, text, (size_t)len, NULL), 0);
