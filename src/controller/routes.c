@@ -7,6 +7,7 @@
 #include "controller/agent_client.h"
 #include "controller/branches.h"
 #include "controller/metrics.h"
+#include "controller/openapi.h"
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
@@ -51,6 +52,15 @@ static void metrics(struct controller *c, const struct call *call, struct reply 
     reply->len = reply->body ? strlen(reply->body) : 0;
     reply->status = reply->body ? 200 : 500;
     reply->type = "text/plain; version=0.0.4";
+}
+
+static void openapi(struct controller *c, const struct call *call, struct reply *reply)
+{
+    reply->body = malloc(openapi_len);
+    reply->status = reply->body ? 200 : 500;
+    reply->len = reply->body ? openapi_len : 0;
+    if (reply->body)
+        memcpy(reply->body, openapi_document, openapi_len);
 }
 
 static void snapshots_list(struct controller *c, const struct call *call, struct reply *reply)
@@ -286,6 +296,7 @@ static void sandbox_post_branch(struct controller *c, const struct call *call, s
 static const struct route routes[] = {
     {"GET", {"healthz"}, ROUTE_QUICK, RIGHT_NONE, healthz},
     {"GET", {"metrics"}, ROUTE_QUICK, RIGHT_READ, metrics},
+    {"GET", {"openapi.json"}, ROUTE_QUICK, RIGHT_READ, openapi},
     {"GET", {"version"}, ROUTE_QUICK, RIGHT_READ, version},
     {"GET", {"v1", "snapshots"}, ROUTE_ACTING, RIGHT_READ, snapshots_list},
     {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},

@@ -9,6 +9,7 @@
  *     spawn=fail:N | die:N       the Nth spawn of the template is refused, or its child dies unborn
  *     identity=fail:N | hangup:N the Nth child does not take its identity
  *     template=hang              SPAWN is not answered
+ *     ping=hangup                the agent hangs up on a ping
  *     resume=stalls              a stalled sandbox that is told to run on stalls again
  *     branch=fail:N | die:N | hang:N
  *                                the Nth branch of a template cannot be made, dies, or is never ready
@@ -246,6 +247,8 @@ static void evaluate(struct talk *t, const struct agent_eval *m)
     char code[256], result[300];
     text_copy(code, sizeof code, m->code);
     struct agent_evaluated e = {0};
+    if (!strcmp(code, "hangup"))
+        return;
     if (!strcmp(code, "1+1")) {
         e.has_result = true;
         e.result = agent_text_of("2");
@@ -255,6 +258,10 @@ static void evaluate(struct talk *t, const struct agent_eval *m)
         e.exit_code = 1;
     } else if (!strncmp(code, "x =", 3)) {
         e.stdout_ = agent_blob_of("said\n", 5);
+    } else if (!strcmp(code, "slow")) {
+        e.timed_out = e.stdout_cut = true;
+        e.exit_code = 124;
+        e.stdout_ = e.stderr_ = agent_blob_of("so far", 6);
     } else {
         snprintf(result, sizeof result, "'%s'", code);
         e.has_result = true;
@@ -292,6 +299,8 @@ static void serve_frame(struct talk *t, const struct agent_frame *frame)
     struct pack p = pack_into(t->out, sizeof t->out);
     switch ((int)frame->type) {
     case AGENT_PING: {
+        if (word("ping=hangup"))
+            break;
         struct agent_pong pong = {.version = agent_text_of("fake"),
                                   .pid = 42,
                                   .lang = agent_text_of("c+python"),
