@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-PROJECTS = ['typescript', 'typescript/tests']
+PROJECTS = ['typescript', 'typescript/tests', 'mcp', 'mcp/tests']
 NODE_LEAST = 18
 # What npm says when the network, and not a package, is at fault.
 NO_NETWORK = re.compile(r'\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT)\b')

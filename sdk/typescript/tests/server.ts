@@ -13,7 +13,11 @@ export interface Server {
 export const CREATED = "HTTP/1.1 201 Created\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
 
 /** Answers each connection with the same bytes, once its request is whole; null: never. */
-export async function serving<T>(answer: string | null, use: (server: Server) => Promise<T>, path?: string): Promise<T> {
+export async function serving<T>(
+  answer: string | null,
+  use: (server: Server) => Promise<T>,
+  path?: string,
+): Promise<T> {
   const server: Server = { url: "", requests: [] };
   const open = new Set<net.Socket>();
   const listener = net.createServer((connection) => {
@@ -29,7 +33,8 @@ export async function serving<T>(answer: string | null, use: (server: Server) =>
       if (answer !== null) connection.end(answer, "latin1");
     });
   });
-  await new Promise<void>((resolve) => (path ? listener.listen(path, resolve) : listener.listen(0, "127.0.0.1", resolve)));
+  const where = path ? { path } : { port: 0, host: "127.0.0.1" };
+  await new Promise<void>((resolve) => listener.listen(where, resolve));
   server.url = path ? `unix:${path}` : `http://127.0.0.1:${(listener.address() as net.AddressInfo).port}`;
   try {
     return await use(server);
@@ -44,7 +49,10 @@ export function failing(status: number, body: string): string {
 }
 
 /** The error of exactly this class that a promise is rejected with. */
-export async function rejected<E extends ForkdError>(kind: new (...args: never[]) => E, promise: Promise<unknown>): Promise<E> {
+export async function rejected<E extends ForkdError>(
+  kind: new (...args: never[]) => E,
+  promise: Promise<unknown>,
+): Promise<E> {
   const error = await promise.then(
     (answer) => assert.fail(`${kind.name} was to be thrown; the answer is ${JSON.stringify(answer)}`),
     (thrown: unknown) => thrown,
