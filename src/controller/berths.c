@@ -140,7 +140,5 @@ int berth_furnish(struct controller *c, struct berth *berth, bool with_layer, st
             rc = berth->call = agent_dial(&c->run, berth->id, err);
         return rc < 0 ? rc : 0;
     }
-    if (!with_layer)
-        fd_close(&berth->seat.layer);
     return rundir_unshelve(&c->run, berth->id, err);
 }

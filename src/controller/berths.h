@@ -48,7 +48,7 @@ void berths_refill(struct controller *c);
 
 /* Names `n` berths, whose rows are committed: first those that lie ready. On failure none is taken. */
 int berths_take(struct controller *c, struct berth *into, unsigned n, struct err *err);
-/* Puts the seat of one that was taken in its place, or makes it; without a layer where none is wanted. */
+/* Puts the seat of one that was taken in its place, or makes it, then without a layer where none is wanted. */
 int berth_furnish(struct controller *c, struct berth *berth, bool with_layer, struct err *err);
 /* Closes the descriptors. */
 void berth_close(struct berth *berth);

@@ -62,13 +62,16 @@ static void child_undo(struct controller *c, struct sandbox *b)
     rundir_shelf_remove(&c->run, b->vmm.id);
 }
 
-static int child_fork(struct controller *c, struct sandbox *b, const struct seat *seat, struct err *err)
+/* A berth has a layer whether it is wanted or not. */
+static int child_fork(struct controller *c, struct sandbox *b, struct seat seat, struct err *err)
 {
+    if (!b->base->has_disk)
+        seat.layer = -1;
     int rc = leaf_make(b, err);
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&b->base->spawning);
-    rc = vmm_spawn(&b->base->template, &b->vmm, seat, b->cgroup, err);
+    rc = vmm_spawn(&b->base->template, &b->vmm, &seat, b->cgroup, err);
     pthread_mutex_unlock(&b->base->spawning);
     return rc;
 }
@@ -79,7 +82,7 @@ static int child_start(struct controller *c, struct sandbox *b, struct berth *be
 {
     int rc = berth_furnish(c, berth, b->base->has_disk, err);
     if (rc == 0)
-        rc = child_fork(c, b, &berth->seat, err);
+        rc = child_fork(c, b, berth->seat, err);
     if (rc < 0)
         return rc;
     rc = vmm_go(&b->vmm, err);

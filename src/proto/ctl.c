@@ -57,13 +57,53 @@ const char *ctl_type_name(enum ctl_type type)
     return (unsigned)type < CTL_TYPES_END && types[type].name ? types[type].name : "unknown";
 }
 
+/* Most messages are far smaller than the largest, and a fork pays for every page of its stack that it touches. */
+enum { SMALL_BODY = 512 };
+
+#define IS_SMALL(body) _Static_assert(sizeof((struct ctl_message *)0)->body <= SMALL_BODY, "as ctl_size() has it")
+IS_SMALL(spawn);
+IS_SMALL(pid);
+IS_SMALL(adopt);
+IS_SMALL(adopted);
+IS_SMALL(failed);
+IS_SMALL(doorbell);
+IS_SMALL(ended);
+IS_SMALL(branch);
+IS_SMALL(branched);
+IS_SMALL(export);
+IS_SMALL(settled);
+IS_SMALL(saving);
+
+/* What of a message there is, given its type. */
+static size_t ctl_size(enum ctl_type type)
+{
+    switch (type) {
+    case CTL_BOOT:
+    case CTL_IMAGE:
+    case CTL_LOAD:
+    case CTL_SAVE:
+    case CTL_SAVED:
+        return sizeof(struct ctl_message);
+    default:
+        return offsetof(struct ctl_message, boot) + SMALL_BODY;
+    }
+}
+
 void ctl_message_init(struct ctl_message *m, enum ctl_type type, uint32_t request)
 {
-    memset(m, 0, sizeof *m);
+    memset(m, 0, ctl_size(type));
     m->type = type;
     m->request = request;
     for (int i = 0; i < CTL_FDS; i++)
         m->fd[i] = -1;
+}
+
+void ctl_message_move(struct ctl_message *into, struct ctl_message *from)
+{
+    size_t size = ctl_size(from->type);
+    memcpy(into, from, size);
+    explicit_bzero(from, size);
+    ctl_message_init(from, into->type, into->request);
 }
 
 void ctl_message_close(struct ctl_message *m)

@@ -275,6 +275,8 @@ struct ctl_message {
 
 /* A message of `type` without body or descriptors. */
 void ctl_message_init(struct ctl_message *m, enum ctl_type type, uint32_t request);
+/* All that a message has is another's; what is left of it is as of ctl_message_init(). */
+void ctl_message_move(struct ctl_message *into, struct ctl_message *from);
 /* Closes the descriptors that are still there; steal_fd(&m->fd[...]) takes one out. */
 void ctl_message_close(struct ctl_message *m);
 /* The name of a type, for messages ("SPAWN"), never NULL. */

@@ -67,6 +67,22 @@ static bool io_exit(struct vcpu *v)
     return goes_on;
 }
 
+/* A loop that is woken while the lock is held wakes to wait for it. */
+static void access_begin(struct machine *m)
+{
+    pthread_mutex_lock(&m->lock);
+    m->wake_later = true;
+}
+
+static void access_end(struct machine *m)
+{
+    bool wake = m->wake_due;
+    m->wake_later = m->wake_due = false;
+    pthread_mutex_unlock(&m->lock);
+    if (wake)
+        loop_wake(m->host.loop);
+}
+
 static bool mmio_exit(struct vcpu *v)
 {
     struct machine *m = v->machine;
@@ -76,7 +92,7 @@ static bool mmio_exit(struct vcpu *v)
     if (!run->mmio.is_write)
         memset(run->mmio.data, 0xff, sizeof run->mmio.data);
 
-    pthread_mutex_lock(&m->lock);
+    access_begin(m);
     if (gpa >= BOARD_IOAPIC_GPA && gpa - BOARD_IOAPIC_GPA < BOARD_IOAPIC_SIZE) {
         uint32_t at = (uint32_t)(gpa - BOARD_IOAPIC_GPA);
         if (run->mmio.is_write)
@@ -92,7 +108,7 @@ static bool mmio_exit(struct vcpu *v)
         else if (dev)
             virtio_mmio_read(dev, at, run->mmio.data, len);
     }
-    pthread_mutex_unlock(&m->lock);
+    access_end(m);
     return true;
 }
 

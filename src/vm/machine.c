@@ -57,7 +57,9 @@ static void virtio_raise(struct virtio_dev *dev)
 static void virtio_wake(struct virtio_dev *dev)
 {
     struct machine *m = dev->owner;
-    if (m->host.loop)
+    if (m->wake_later)
+        m->wake_due = true;
+    else if (m->host.loop)
         loop_wake(m->host.loop);
 }
 

@@ -134,6 +134,7 @@ struct machine {
     bool end_pending, end_told;
     enum machine_end end_why;
     char end_text[160];
+    bool wake_later, wake_due; /* a vCPU's thread holds the lock, and wakes the loop when it has let go of it */
     bool doorbell_pending;
     uint32_t doorbell_port;
     bool stall_pending, stalled;

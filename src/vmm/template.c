@@ -50,8 +50,7 @@ static void fork_off(struct template *t, struct ctl_message *m)
     struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
     pid_t pid = clone_fork(&spec, &pidfd, &err);
     if (pid == 0) {
-        t->task = *m;
-        ctl_message_init(m, m->type, m->request);
+        ctl_message_move(&t->task, m);
         loop_stop(&t->loop);
         return;
     }
@@ -184,16 +183,17 @@ static int become_branch(struct template *t, struct ctl_message *m)
 /* In the fork: becomes what it was made for. Returns in a branch alone, which is a template from then on. */
 static int begin_task(struct template *t)
 {
-    struct ctl_message task = t->task;
     struct vmm_origin origin = *t->origin;
-    explicit_bzero(&t->task, sizeof t->task);
     shed(t);
-    if (task.type == CTL_SPAWN) {
+    if (t->task.type == CTL_SPAWN) {
         fd_close(&t->content.image_fd);
-        sandbox_run(&origin, t->machine, &task);
+        sandbox_run(&origin, t->machine, &t->task);
     }
+    struct ctl_message task;
+    ctl_message_move(&task, &t->task);
+    t->task.type = 0;
     int rc = become_branch(t, &task);
-    explicit_bzero(&task, sizeof task);
+    explicit_bzero(&task.branch, sizeof task.branch);
     return rc;
 }
 
