@@ -4,16 +4,18 @@
 
 #include <stdint.h>
 
-#define DIRTY_STAT 0x180000 /* between the boot's data and the guest */
+/* Between the boot's data and the guest; each CPU has a page of its own there, by its number. */
+#define DIRTY_STAT 0x180000
 #define DIRTY_PAIR 0x190000 /* the copy of `pair`, pages away */
+#define DIRTY_CPUS 16
 #define DIRTY_HOT  0x2000000
 
 struct dirty_stat {
     volatile uint64_t writes;  /* pages written */
     volatile uint64_t pair;    /* counts up; its copy follows, so that they never differ by more than one */
-    volatile uint64_t gap;     /* TSC ticks of the longest step of the loop; written 0 to begin anew */
-    volatile uint64_t passes;  /* times through the hot set */
-    volatile uint64_t ticks_s; /* TSC ticks in a second, as the guest measured */
+    volatile uint64_t gap;     /* TSC ticks of the longest turn of the loop; written 0 to begin anew */
+    volatile uint64_t turns;   /* of the loop, each of which reads a cold page, if there are any */
+    volatile uint64_t ticks_s; /* TSC ticks in a second, as the guest measured; the first CPU's alone */
 };
 
 #endif
