@@ -75,11 +75,16 @@ void branch_source_init(struct branch_source *b);
 
 /* --- target --- */
 
+/* For tests and benchmarks, which want to see what the product does not do. */
+enum branch_how {
+    BRANCH_COMPARE = 1,       /* all memory of both is compared in the pause */
+    BRANCH_STOP_AND_COPY = 2, /* no rounds: all that differs is read in the pause */
+};
+
 /* Brings the plain machine *m, a fork of the last template's, to the source's state: *m is replaced by a machine on
  * the same memory, and `content` (NULL: nobody asks) tells what is its own. `peer` and `memory_fd`, the source's
- * memory, stay the caller's. With `compare` all memory is compared during the pause. On failure the process is of no
- * use and must end. */
-int branch_target_run(struct machine **m, struct content *content, int peer, int memory_fd, bool compare,
+ * memory, stay the caller's. On failure the process is of no use and must end. */
+int branch_target_run(struct machine **m, struct content *content, int peer, int memory_fd, unsigned how,
                       struct branch_report *report, struct err *err);
 
 #endif

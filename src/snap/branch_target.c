@@ -218,7 +218,7 @@ static int become(struct target *t, struct err *err)
     return rc;
 }
 
-int branch_target_run(struct machine **m, struct content *content, int peer, int memory_fd, bool compare,
+int branch_target_run(struct machine **m, struct content *content, int peer, int memory_fd, unsigned how,
                       struct branch_report *report, struct err *err)
 {
     const struct gmem *gmem = &(*m)->gmem;
@@ -232,10 +232,10 @@ int branch_target_run(struct machine **m, struct content *content, int peer, int
                                   .pages = gmem_pages(gmem)}};
     *report = (struct branch_report){0};
     int rc = share(&t, err);
-    if (rc == 0)
+    if (rc == 0 && !(how & BRANCH_STOP_AND_COPY))
         rc = rounds(&t, report, err);
     if (rc == 0)
-        rc = the_pause(&t, compare, report, err);
+        rc = the_pause(&t, how & BRANCH_COMPARE, report, err);
     if (rc == 0)
         rc = become(&t, err);
     if (rc == 0) {

@@ -302,5 +302,5 @@ int writer_run(const struct writer *w, const struct block_source *source, struct
     report->bytes = job.written;
     drop_empty(map);
     give_back(&job);
-    return fsync(w->fd) < 0 ? fail(&job, errno, "sync", err) : 0;
+    return !(w->without & WITHOUT_SYNC) && fsync(w->fd) < 0 ? fail(&job, errno, "sync", err) : 0;
 }

@@ -26,8 +26,8 @@ enum writer_engine { WRITER_DIRECT, WRITER_FALLOCATE, WRITER_BUFFERED, WRITER_EN
 /* "direct", "fallocate", "buffered". */
 const char *writer_engine_name(enum writer_engine engine);
 
-/* Things to do without, as if the filesystem could not do them: for tests. */
-enum { WITHOUT_DIRECT = 1, WITHOUT_FALLOCATE = 2 };
+/* Things to do without, for tests and benchmarks: as if the filesystem could not do the first two. */
+enum { WITHOUT_DIRECT = 1, WITHOUT_FALLOCATE = 2, WITHOUT_SYNC = 4 };
 
 struct block_run {
     uint64_t first, count;

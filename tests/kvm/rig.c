@@ -248,7 +248,7 @@ static void disk_slow_down(struct machine *m)
 
 int rig_boot(struct rig *rig, const struct rig_config *config, struct err *err)
 {
-    *rig = (struct rig){.config = *config, .kvm_fd = -1, .base_fd = -1, .memory_fd = -1, .event_fd = -1};
+    *rig = (struct rig){.config = *config, .kvm_fd = -1, .base_fd = -1, .memory_fd = -1, .image_fd = -1, .event_fd = -1};
     struct machine_config mc = {
         .mem_bytes = (config->mem_mib ? config->mem_mib : MEM_MIB) << 20,
         .vcpus = config->vcpus ? config->vcpus : 1,
@@ -336,7 +336,7 @@ int rig_template(struct rig *rig, struct image *image, struct err *err)
     loop_close(rig);
     if (rc == 0)
         rc = template_open(rig->memory_fd, image, state_fd, state_len, &rig->m, err);
-    fd_close(&rig->memory_fd);
+    rig->image_fd = steal_fd(&rig->memory_fd);
     return rc;
 }
 
@@ -414,6 +414,7 @@ void rig_close(struct rig *rig)
     rig->m = NULL;
     loop_close(rig);
     fd_close(&rig->memory_fd);
+    fd_close(&rig->image_fd);
     fd_close(&rig->base_fd);
     while (rig->layers)
         fd_close(&rig->layer_fd[--rig->layers]);

@@ -38,6 +38,7 @@ struct rig {
     struct loop loop;
     int kvm_fd;
     int memory_fd;               /* while it boots */
+    int image_fd;                /* the sealed image of a template; -1: none */
     int base_fd;                 /* of the disk; -1: none */
     int layer_fd[RIG_LIVES_MAX]; /* one for each life with a disk, oldest first */
     unsigned layers;
