@@ -28,6 +28,11 @@ static json_t *sample_json(const struct branch_options *o, const struct branch_s
                           "guest_gap_us", tenths(s->guest_gap_us), "rounds", (int)r->rounds, "pages_streamed",
                           (json_int_t)r->pages_streamed, "pages_in_pause", (json_int_t)r->pages_in_pause, "ready_ms",
                           tenths(s->ready_ms), "lost_ms", tenths(s->lost_ms));
+    if (o->writes) {
+        json_object_set_new(j, "durable_ms", json_real(tenths(s->durable_ms)));
+        json_object_set_new(j, "bytes", json_integer((json_int_t)s->bytes));
+        json_object_set_new(j, "disk_bytes", json_integer((json_int_t)s->disk_bytes));
+    }
     if (o->verify)
         json_object_set_new(j, "differing_pages", json_integer(r->pages_differing));
     return j;
@@ -83,6 +88,16 @@ static double lost_of(const struct branch_sample *s)
     return s->lost_ms;
 }
 
+static double durable_of(const struct branch_sample *s)
+{
+    return s->durable_ms;
+}
+
+static double mib_of(const struct branch_sample *s)
+{
+    return (double)s->bytes / (1 << 20);
+}
+
 static double streamed_of(const struct branch_sample *s)
 {
     return (double)s->report.pages_streamed;
@@ -104,8 +119,12 @@ void branch_print(const struct branch_options *o, const struct branch_result *r)
         print_json(o, r);
         return;
     }
-    printf("%u branches in a row, all kept, of a guest of %u MiB, %u hot and %u cold, %.0f page writes a second\n\n",
-           r->done, o->mem_mib, o->hot_mib, o->cold_mib, r->page_writes_per_s);
+    printf(
+        "%u branches in a row, all kept, by %s, of a guest of %u MiB, %u hot and %u cold, %.0f page writes a second\n",
+        r->done, branch_engine_names[o->engine], o->mem_mib, o->hot_mib, o->cold_mib, r->page_writes_per_s);
+    if (o->writes)
+        printf("written to %s by %s\n", o->root, writer_engine_name(o->writer));
+    putchar('\n');
     printf("floors: park, save and resume %.0f us; reading a page %.2f us\n\n", r->park_floor_us,
            r->copy_floor_us_per_page);
     printf("  %-28s %9s %9s %9s\n", "", "median", "p90", "max");
@@ -115,6 +134,10 @@ void branch_print(const struct branch_options *o, const struct branch_result *r)
     print_line("lost in the second after, ms", r, lost_of);
     print_line("pages streamed", r, streamed_of);
     print_line("pages in the pause", r, paused_of);
+    if (o->writes) {
+        print_line("until it is on disk, ms", r, durable_of);
+        print_line("written, MiB", r, mib_of);
+    }
     if (o->verify)
         print_line("pages that differ", r, differing_of);
 }

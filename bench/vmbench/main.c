@@ -35,16 +35,9 @@ static int usage(void)
           "  --mem-mib M   memory of the template (512)\n"
           "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n"
           "  --own-mib P   pages that are the template's own, not its image's, as in a branch that did not settle (0)\n"
-          "  --product     through a controller: HTTP request to first answer\n"
-          "       vmbench branch [-n N] [--mem-mib M] [--hot-mib H] [--cold-mib C] [--spin S] [--vcpus V] [--verify] "
-          "[--json]\n"
-          "  -n N          branches in a row, all kept (20)\n"
-          "  --hot-mib H   rewritten all the time (64)\n"
-          "  --cold-mib C  read once (0)\n"
-          "  --spin S      turns of an empty loop after each page written (0)\n"
-          "  --vcpus V     CPUs of the guest (1)\n"
-          "  --verify      compare all memory of source and branch in the pause\n",
+          "  --product     through a controller: HTTP request to first answer\n",
           stderr);
+    fputs(branch_usage, stderr);
     return 2;
 }
 
@@ -77,27 +70,6 @@ static bool options_parse(int argc, char **argv, struct options *o)
     if (!o->fill_mib)
         o->fill_mib = o->mem_mib / 4;
     return true;
-}
-
-static bool branch_options_parse(int argc, char **argv, struct branch_options *o)
-{
-    *o = (struct branch_options){.n = 20, .mem_mib = 512, .hot_mib = 64, .vcpus = 1};
-    for (int i = 2; i < argc; i++) {
-        unsigned *number = !strcmp(argv[i], "-n")           ? &o->n
-                           : !strcmp(argv[i], "--mem-mib")  ? &o->mem_mib
-                           : !strcmp(argv[i], "--hot-mib")  ? &o->hot_mib
-                           : !strcmp(argv[i], "--cold-mib") ? &o->cold_mib
-                           : !strcmp(argv[i], "--spin")     ? &o->spin
-                           : !strcmp(argv[i], "--vcpus")    ? &o->vcpus
-                                                            : NULL;
-        if (!strcmp(argv[i], "--json"))
-            o->json = true;
-        else if (!strcmp(argv[i], "--verify"))
-            o->verify = true;
-        else if (!number || ++i == argc || !number_parse(argv[i], number))
-            return false;
-    }
-    return o->n <= BRANCHES_MAX && o->mem_mib >= o->hot_mib + o->cold_mib + 40;
 }
 
 static int branch_main(int argc, char **argv)
