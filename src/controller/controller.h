@@ -10,6 +10,7 @@
 #include "controller/registry.h"
 #include "controller/rundir.h"
 #include "controller/workers.h"
+#include "controller/workspaces.h"
 
 #include <limits.h>
 #include <stdatomic.h>
@@ -27,6 +28,7 @@ struct controller {
     char cgroup_reason[ERR_TEXT_MAX];
     struct registry *registry;
     struct fleet fleet;
+    struct workspaces workspaces;
     struct workers *workers;
     struct berths berths;
     struct monitor *monitor;

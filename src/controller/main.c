@@ -120,6 +120,8 @@ static int open_controller(struct controller *c, const struct options *o, struct
     if (rc == 0)
         rc = adopt_all(c, &adoption, err);
     if (rc == 0)
+        rc = workspaces_adopt(c, err);
+    if (rc == 0)
         count_orphans(&adoption);
     if (rc == 0 &&
         adoption.sandboxes + adoption.snapshots + adoption.reaped + adoption.undone + adoption.litter + adoption.silent)
@@ -153,6 +155,7 @@ static void close_controller(struct controller *c)
     monitor_stop(c->monitor);
     workers_stop(c->workers);
     berths_close(c);
+    workspaces_destroy(&c->workspaces);
     fleet_destroy(&c->fleet);
     registry_close(c->registry);
     fd_close(&c->cgroup);
@@ -233,6 +236,7 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
     struct audit *audit = NULL;
     struct http *http = NULL;
     fleet_init(&c.fleet);
+    workspaces_init(&c.workspaces);
     int rc = auth_open(o->token_file, &auth, err);
     if (rc == 0)
         rc = open_audit(o, &audit, err);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { APPLICATION_ID = 0x666b6463 /* "fkdc" */, SCHEMA_VERSION = 2 };
+enum { APPLICATION_ID = 0x666b6463 /* "fkdc" */, SCHEMA_VERSION = 3 };
 
 enum statement {
     BEGIN,
@@ -29,6 +29,10 @@ enum statement {
     SANDBOX_BRANCHED,
     SANDBOX_REMOVE,
     SANDBOX_EACH,
+    WORKSPACE_PUT,
+    WORKSPACE_RUNS,
+    WORKSPACE_REMOVE,
+    WORKSPACE_EACH,
     STATEMENTS
 };
 
@@ -57,6 +61,12 @@ static const char *const statement_text[] = {
     [SANDBOX_REMOVE] = "DELETE FROM sandboxes WHERE id = ?",
     [SANDBOX_EACH] = "SELECT id, snapshot_id, state, created, memory_limit_mib, secret, last_id, branch_count"
                      " FROM sandboxes",
+    [WORKSPACE_PUT] = "INSERT OR REPLACE INTO workspaces(name, id, state, source_tag, state_tag, sandbox_id,"
+                      " memory_limit_mib, created, active) VALUES(?,?,?,?,?,?,?,?,?)",
+    [WORKSPACE_RUNS] = "UPDATE workspaces SET sandbox_id = ?2, state = 2, active = ?3 WHERE name = ?1",
+    [WORKSPACE_REMOVE] = "DELETE FROM workspaces WHERE name = ?",
+    [WORKSPACE_EACH] = "SELECT name, id, state, source_tag, state_tag, sandbox_id, memory_limit_mib, created, active"
+                       " FROM workspaces",
 };
 _Static_assert(sizeof statement_text / sizeof *statement_text == STATEMENTS, "every statement has its text");
 _Static_assert(ROW_READY == 2, "as SANDBOX_READY has it");
@@ -79,8 +89,13 @@ static const char *const schema_steps[] = {
     " log_us INTEGER NOT NULL DEFAULT 0, pages_us INTEGER NOT NULL DEFAULT 0, resume_us INTEGER NOT NULL DEFAULT 0,"
     " rounds INTEGER NOT NULL DEFAULT 0, pages_streamed INTEGER NOT NULL DEFAULT 0,"
     " pages_in_pause INTEGER NOT NULL DEFAULT 0, ready_us INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;",
+    /* Workspaces. */
+    "CREATE TABLE workspaces(name TEXT PRIMARY KEY, id TEXT NOT NULL, state INTEGER NOT NULL,"
+    " source_tag TEXT NOT NULL, state_tag TEXT NOT NULL, sandbox_id TEXT NOT NULL, memory_limit_mib INTEGER NOT NULL,"
+    " created INTEGER NOT NULL, active INTEGER NOT NULL) WITHOUT ROWID;",
 };
 _Static_assert(ROW_HIDDEN == 4, "as the index has it");
+_Static_assert(WORKSPACE_RUNNING == 2, "as WORKSPACE_RUNS has it");
 _Static_assert(sizeof schema_steps / sizeof *schema_steps == SCHEMA_VERSION, "a step for every version");
 _Static_assert(REST_FULL == 0 && REST_DIFF == 1 && REST_LIVE == 2, "as files have them");
 
@@ -378,7 +393,13 @@ static int sandbox_ready(struct registry *r, const struct sandbox_row *row, stru
     bind_text(stmt, 2, row->snapshot_id);
     sqlite3_bind_int64(stmt, 3, (sqlite3_int64)row->created_at_unix);
     sqlite3_bind_int64(stmt, 4, (sqlite3_int64)row->memory_limit_mib);
-    return step(r, SANDBOX_READY, err);
+    int rc = step(r, SANDBOX_READY, err);
+    if (rc < 0 || !*row->workspace)
+        return rc;
+    bind_text(r->stmt[WORKSPACE_RUNS], 1, row->workspace);
+    bind_text(r->stmt[WORKSPACE_RUNS], 2, row->id);
+    sqlite3_bind_int64(r->stmt[WORKSPACE_RUNS], 3, (sqlite3_int64)row->created_at_unix);
+    return step(r, WORKSPACE_RUNS, err);
 }
 
 static int sandboxes_all(struct registry *r, const struct sandbox_row *rows, unsigned count,
@@ -469,6 +490,55 @@ int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struc
         column_secret(stmt, 5, row.secret);
         column_text(stmt, 6, row.last_id, sizeof row.last_id);
         row.branch_count = (unsigned)sqlite3_column_int(stmt, 7);
+        rc = fn(arg, &row);
+    }
+    if (rc == 0 && got != SQLITE_DONE)
+        rc = fail(r, "cannot be read", err);
+    sqlite3_reset(stmt);
+    return rc;
+}
+
+int registry_workspace_put(struct registry *r, const struct workspace_row *row, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    sqlite3_stmt *stmt = r->stmt[WORKSPACE_PUT];
+    bind_text(stmt, 1, row->name);
+    bind_text(stmt, 2, row->id);
+    sqlite3_bind_int(stmt, 3, row->state);
+    bind_text(stmt, 4, row->source_tag);
+    bind_text(stmt, 5, row->state_tag);
+    bind_text(stmt, 6, row->sandbox_id);
+    bind_number(stmt, 7, row->memory_limit_mib);
+    bind_number(stmt, 8, row->created_at_unix);
+    bind_number(stmt, 9, row->active_at_unix);
+    int rc = step(r, WORKSPACE_PUT, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_workspace_remove(struct registry *r, const char *name, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    int rc = remove_by_id(r, WORKSPACE_REMOVE, name, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_workspaces_each(struct registry *r, int (*fn)(void *arg, const struct workspace_row *row), void *arg,
+                             struct err *err)
+{
+    sqlite3_stmt *stmt = r->stmt[WORKSPACE_EACH];
+    int rc = 0, got;
+    while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
+        struct workspace_row row = {.state = (enum workspace_state)sqlite3_column_int(stmt, 2),
+                                    .memory_limit_mib = (uint64_t)sqlite3_column_int64(stmt, 6),
+                                    .created_at_unix = (uint64_t)sqlite3_column_int64(stmt, 7),
+                                    .active_at_unix = (uint64_t)sqlite3_column_int64(stmt, 8)};
+        column_text(stmt, 0, row.name, sizeof row.name);
+        column_text(stmt, 1, row.id, sizeof row.id);
+        column_text(stmt, 3, row.source_tag, sizeof row.source_tag);
+        column_text(stmt, 4, row.state_tag, sizeof row.state_tag);
+        column_text(stmt, 5, row.sandbox_id, sizeof row.sandbox_id);
         rc = fn(arg, &row);
     }
     if (rc == 0 && got != SQLITE_DONE)

@@ -2,10 +2,10 @@
  *
  * Theory of operation. One row per snapshot (its template process) and one per sandbox, each with the id and the
  * secret by which the living VMM is found and recognised again. A snapshot that is a branch has a second row: where
- * it came from. A row is written in state `making` before anything of the thing exists, and becomes `ready` when all of
- * it does: a row that is still `making` at start is an intent its controller did not live to finish, and is undone.
- * Intents of sandboxes are written before it is known of which snapshot they will be (berths.h). Rows go when nothing
- * of the thing is left.
+ * it came from. Workspaces have one as well. A row is written in state `making` before anything of the thing exists,
+ * and becomes `ready` when all of it does: a row that is still `making` at start is an intent its controller did not
+ * live to finish, and is undone. Intents of sandboxes are written before it is known of which snapshot they will be
+ * (berths.h). Rows go when nothing of the thing is left.
  *
  * The journal is WAL with synchronous=NORMAL: a controller's death loses nothing, the host's death may lose the
  * last commits, but it ends all VMMs as well.
@@ -45,8 +45,21 @@ struct sandbox_row {
     enum row_state state;
     uint64_t created_at_unix, memory_limit_mib;
     uint8_t secret[CTL_SECRET_LEN];
-    char last_id[CTL_ID_MAX]; /* the template of its last branch, "": none */
+    char workspace[REST_WORKSPACE_MAX + 1]; /* whose it becomes when it is ready; not read back */
+    char last_id[CTL_ID_MAX];               /* the template of its last branch, "": none */
     unsigned branch_count;
+};
+
+enum workspace_state { WORKSPACE_CREATING = 1, WORKSPACE_RUNNING, WORKSPACE_LEAVING, WORKSPACE_SUSPENDED };
+
+/* See workspaces.h. */
+struct workspace_row {
+    char name[REST_WORKSPACE_MAX + 1], id[CTL_ID_MAX];
+    enum workspace_state state;
+    char source_tag[REST_TAG_MAX + 1];
+    char state_tag[REST_TAG_MAX + 1]; /* "": none yet */
+    char sandbox_id[CTL_ID_MAX];      /* "": none */
+    uint64_t memory_limit_mib, created_at_unix, active_at_unix;
 };
 
 struct registry;
@@ -75,5 +88,11 @@ int registry_snapshots_each(struct registry *registry, int (*fn)(void *arg, cons
                             struct err *err);
 int registry_sandboxes_each(struct registry *registry, int (*fn)(void *arg, const struct sandbox_row *row), void *arg,
                             struct err *err);
+
+/* Adds the row or replaces the one of that name. */
+int registry_workspace_put(struct registry *registry, const struct workspace_row *row, struct err *err);
+int registry_workspace_remove(struct registry *registry, const char *name, struct err *err);
+int registry_workspaces_each(struct registry *registry, int (*fn)(void *arg, const struct workspace_row *row),
+                             void *arg, struct err *err);
 
 #endif

@@ -11,6 +11,7 @@
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
+#include "controller/workspace_routes.h"
 
 #include <string.h>
 
@@ -153,7 +154,7 @@ static void sandboxes_post(struct controller *c, const struct call *call, struct
         reply_error(reply, 400, err.text);
         return;
     }
-    int rc = sandboxes_spawn(c, &rq, &made, &err);
+    int rc = sandboxes_spawn(c, &rq, NULL, &made, &err);
     rest_spawn_free(&rq);
     if (rc < 0) {
         reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
@@ -310,6 +311,12 @@ static const struct route routes[] = {
     {"POST", {"v1", "sandboxes", ":id", "eval"}, ROUTE_PATIENT, RIGHT_RUN, sandbox_eval},
     {"POST", {"v1", "sandboxes", ":id", "branch"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_branch},
     {"POST", {"v1", "sandboxes", ":id", "resume"}, ROUTE_ACTING, RIGHT_RUN, sandbox_post_resume},
+    {"GET", {"v1", "workspaces"}, ROUTE_QUICK, RIGHT_READ, route_workspaces},
+    {"POST", {"v1", "workspaces"}, ROUTE_ACTING, RIGHT_RUN, route_workspace_create},
+    {"GET", {"v1", "workspaces", ":name"}, ROUTE_QUICK, RIGHT_READ, route_workspace},
+    {"DELETE", {"v1", "workspaces", ":name"}, ROUTE_ACTING, RIGHT_RUN, route_workspace_delete},
+    {"POST", {"v1", "workspaces", ":name", "suspend"}, ROUTE_ACTING, RIGHT_RUN, route_workspace_suspend},
+    {"POST", {"v1", "workspaces", ":name", "resume"}, ROUTE_ACTING, RIGHT_RUN, route_workspace_resume},
 };
 
 enum { ROUTES = sizeof routes / sizeof *routes };

@@ -233,7 +233,7 @@ static int base_hold(struct controller *c, const struct rest_spawn *rq, struct s
     return rc;
 }
 
-static struct sandbox_row *rows_make(struct sandbox **box, unsigned n)
+static struct sandbox_row *rows_make(struct sandbox **box, unsigned n, const char *workspace)
 {
     struct sandbox_row *rows = calloc(n, sizeof *rows);
     for (unsigned i = 0; rows && i < n; i++) {
@@ -243,6 +243,8 @@ static struct sandbox_row *rows_make(struct sandbox **box, unsigned n)
         memcpy(rows[i].id, box[i]->vmm.id, sizeof rows[i].id);
         memcpy(rows[i].snapshot_id, box[i]->base->template.id, sizeof rows[i].snapshot_id);
         memcpy(rows[i].secret, box[i]->vmm.secret, sizeof rows[i].secret);
+        if (workspace)
+            snprintf(rows[i].workspace, sizeof rows[i].workspace, "%s", workspace);
     }
     return rows;
 }
@@ -292,7 +294,8 @@ static void boxes_hand_over(struct controller *c, struct sandbox **box)
     }
 }
 
-static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n, struct err *err)
+static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n,
+                     const char *workspace, struct err *err)
 {
     own_free struct berth *berth = calloc(n, sizeof *berth);
     if (!berth)
@@ -303,7 +306,7 @@ static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox
     rc = batch_run(c, base, box, berth, n, err);
     for (unsigned i = 0; i < n; i++)
         berth_close(&berth[i]);
-    own_free struct sandbox_row *rows = rc == 0 ? rows_make(box, n) : NULL;
+    own_free struct sandbox_row *rows = rc == 0 ? rows_make(box, n, workspace) : NULL;
     if (rc == 0)
         rc = rows ? registry_sandboxes_ready(c->registry, rows, n, err) : err_say(err, ENOMEM, "out of memory");
     if (rc < 0)
@@ -313,7 +316,8 @@ static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox
     return rc;
 }
 
-int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sandbox ***made, struct err *err)
+int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
+                    struct err *err)
 {
     struct snapshot *base = NULL;
     struct sandbox **box = NULL;
@@ -322,7 +326,7 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sa
         return rc;
     rc = boxes_make(c, base, rq, &box, err);
     if (rc == 0)
-        rc = spawn_all(c, base, box, rq->n, err);
+        rc = spawn_all(c, base, box, rq->n, workspace, err);
     if (rc < 0) {
         fleet_sandboxes_release(&c->fleet, box);
         snapshot_children_left(c, base, rq->n);

@@ -5,8 +5,10 @@
 #include "controller/controller.h"
 
 /* Forks n sandboxes: all of them running and somebody of their own, or none. *made: as of fleet_sandboxes(), in the
- * order of their birth. */
-int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sandbox ***made, struct err *err);
+ * order of their birth. With `workspace` the only one is that
+ * workspace's, from the same commit on. */
+int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
+                    struct err *err);
 
 /* The VM is gone when this returns. */
 int sandbox_kill(struct controller *c, const char *id, struct err *err);

@@ -314,6 +314,47 @@ int rest_parse_eval(const char *body, size_t len, struct rest_eval *rq, struct e
     return rc;
 }
 
+static int read_workspace(struct rest_workspace_create *rq, struct err *err)
+{
+    const json_t *d = rq->document;
+    int rc = require_string(d, "name", &rq->name, err);
+    if (rc == 0 && (!rest_tag_valid(rq->name) || strlen(rq->name) > REST_WORKSPACE_MAX))
+        rc = err_say(err, EINVAL,
+                     "name must be 1 to %d of the characters A-Z a-z 0-9 . _ - and begin with a letter, a digit or _",
+                     REST_WORKSPACE_MAX);
+    if (rc == 0)
+        rc = require_string(d, "snapshot_tag", &rq->snapshot_tag, err);
+    if (rc == 0)
+        rc = check_tag("snapshot_tag", rq->snapshot_tag, err);
+    if (rc == 0)
+        rc = refuse_network(d, "per_child_netns", err);
+    if (rc == 0)
+        rc = take_number(d, "memory_limit_mib", 1, 1 << 30, &rq->memory_limit_mib, err);
+    return rc;
+}
+
+int rest_parse_workspace_create(const char *body, size_t len, struct rest_workspace_create *rq, struct err *err)
+{
+    *rq = (struct rest_workspace_create){0};
+    int rc = load(body, len, &rq->document, err);
+    if (rc == 0)
+        rc = read_workspace(rq, err);
+    if (rc < 0)
+        rest_workspace_create_free(rq);
+    return rc;
+}
+
+int rest_parse_workspace_suspend(const char *body, size_t len, bool *diff, struct err *err)
+{
+    json_t *document;
+    *diff = false;
+    int rc = load(body, len, &document, err);
+    if (rc == 0)
+        rc = take_bool(document, "diff", diff, err);
+    json_decref(document);
+    return rc;
+}
+
 static int read_branch(struct rest_branch_create *rq, struct err *err)
 {
     const json_t *d = rq->document;
@@ -392,6 +433,12 @@ void rest_eval_free(struct rest_eval *rq)
 {
     json_decref(rq->document);
     *rq = (struct rest_eval){0};
+}
+
+void rest_workspace_create_free(struct rest_workspace_create *rq)
+{
+    json_decref(rq->document);
+    *rq = (struct rest_workspace_create){0};
 }
 
 void rest_branch_create_free(struct rest_branch_create *rq)
@@ -483,6 +530,22 @@ json_t *rest_json_sandbox(const struct rest_sandbox_info *info)
     set_number(object, "branch_count", info->branch_count);
     if (info->stalled && *info->stalled)
         set_some(object, "stalled", info->stalled);
+    return object;
+}
+
+json_t *rest_json_workspace(const struct rest_workspace_info *info)
+{
+    json_t *object = json_object();
+    if (!object)
+        return NULL;
+    set_some(object, "id", info->id);
+    set_some(object, "name", info->name);
+    set_some(object, "source_snapshot_tag", info->source_snapshot_tag);
+    set_some(object, "current_state_tag", info->current_state_tag);
+    set_some(object, "status", info->status);
+    set_some(object, "live_sandbox_id", info->live_sandbox_id);
+    set_number(object, "created_at_unix", info->created_at_unix);
+    set_number(object, "last_active_unix", info->last_active_unix);
     return object;
 }
 

@@ -21,6 +21,7 @@ enum {
     REST_BODY_MAX = 2 << 20,
     REST_TAG_MAX = 64,
     REST_ID_MAX = 41,
+    REST_WORKSPACE_MAX = 53, /* a name of a workspace: ws-NAME-state.2 is a tag */
     REST_SPAWN_MAX = 1000,
     REST_LIST_MAX = 1024,         /* entries of args, env, warmup */
     REST_BOOT_WAIT_MAX = 60,      /* seconds */
@@ -73,6 +74,12 @@ struct rest_eval {
     unsigned timeout_secs;
 };
 
+struct rest_workspace_create {
+    json_t *document;
+    const char *name, *snapshot_tag;
+    uint64_t memory_limit_mib; /* 0: none */
+};
+
 /* What is written of a branch; its pause is the same in every mode. */
 enum rest_mode { REST_FULL, REST_DIFF, REST_LIVE };
 
@@ -88,6 +95,8 @@ int rest_parse_snapshot_create(const char *body, size_t len, struct rest_snapsho
 int rest_parse_spawn(const char *body, size_t len, struct rest_spawn *rq, struct err *err);
 int rest_parse_exec(const char *body, size_t len, struct rest_exec *rq, struct err *err);
 int rest_parse_eval(const char *body, size_t len, struct rest_eval *rq, struct err *err);
+int rest_parse_workspace_create(const char *body, size_t len, struct rest_workspace_create *rq, struct err *err);
+int rest_parse_workspace_suspend(const char *body, size_t len, bool *diff, struct err *err);
 /* Which values go together is another question: rest_branch_mode(), which is asked later than whether the tag is free.
  */
 int rest_parse_branch(const char *body, size_t len, struct rest_branch_create *rq, struct err *err);
@@ -98,6 +107,7 @@ void rest_spawn_free(struct rest_spawn *rq);
 void rest_exec_free(struct rest_exec *rq);
 void rest_eval_free(struct rest_eval *rq);
 void rest_branch_create_free(struct rest_branch_create *rq);
+void rest_workspace_create_free(struct rest_workspace_create *rq);
 
 /* The phases of a branch's pause; what each is: snap/branch.h. */
 enum rest_phase { REST_KICK, REST_SAVE, REST_LOG, REST_PAGES, REST_RESUME, REST_PHASES };
@@ -129,7 +139,14 @@ struct rest_sandbox_info {
     unsigned branch_count;
 };
 
+struct rest_workspace_info {
+    const char *id, *name, *source_snapshot_tag, *status;
+    const char *current_state_tag, *live_sandbox_id; /* NULL: none */
+    uint64_t created_at_unix, last_active_unix;
+};
+
 /* New references, NULL without memory. */
+json_t *rest_json_workspace(const struct rest_workspace_info *info);
 json_t *rest_json_snapshot(const struct rest_snapshot_info *info);
 json_t *rest_json_sandbox(const struct rest_sandbox_info *info);
 /* A string of bytes that may be no UTF-8: what is not becomes U+FFFD. */

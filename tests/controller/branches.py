@@ -426,24 +426,50 @@ def a_last_template_that_was_deleted_survives_kill_9_and_goes_with_its_source(c)
     c.assert_nothing_left()
 
 
+# The schema of version 1, as it was released.
+VERSION_1 = {
+    'snapshots': 'id TEXT PRIMARY KEY, tag TEXT NOT NULL, state INTEGER NOT NULL, reason TEXT NOT NULL,'
+                 ' created INTEGER NOT NULL, secret BLOB NOT NULL, has_disk INTEGER NOT NULL',
+    'sandboxes': 'id TEXT PRIMARY KEY, snapshot_id TEXT NOT NULL, state INTEGER NOT NULL, created INTEGER NOT NULL,'
+                 ' memory_limit_mib INTEGER NOT NULL, secret BLOB NOT NULL',
+}
+
+
+def take_back_to_version_1(state):
+    """Returns the version it was of."""
+    with sqlite3.connect(state) as db:
+        version = db.execute('PRAGMA user_version').fetchone()[0]
+        rows = {}
+        for table, columns in VERSION_1.items():
+            names = ', '.join(column.split()[0] for column in columns.split(','))
+            rows[table] = db.execute(f'SELECT {names} FROM {table}').fetchall()
+        for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            db.execute(f'DROP TABLE {table}')
+        for table, columns in VERSION_1.items():
+            db.execute(f'CREATE TABLE {table}({columns}) WITHOUT ROWID')
+            db.executemany(f'INSERT INTO {table} VALUES({", ".join("?" * (columns.count(",") + 1))})', rows[table])
+        db.execute('CREATE UNIQUE INDEX snapshots_tag ON snapshots(tag) WHERE state <> 4')
+        db.execute('PRAGMA user_version = 1')
+    db.close()
+    return version
+
+
 @case()
 def a_state_file_of_version_1_is_brought_up_to_date(c):
     one = source(c)
     c.stop()
-    with sqlite3.connect(c.state) as db:
-        db.executescript('ALTER TABLE snapshots DROP COLUMN tree; ALTER TABLE snapshots DROP COLUMN image_bytes; ALTER TABLE sandboxes DROP COLUMN last_id;'
-                         'ALTER TABLE sandboxes DROP COLUMN branch_count; DROP TABLE branches; PRAGMA user_version = 1')
-    db.close()
+    version = take_back_to_version_1(c.state)
     c.start()
     assert c.ids() == [one] and tags(c) == ['py'] and well(c, one)
     branch(c, one, 'first')
     c.stop()
     with sqlite3.connect(c.state) as db:
+        assert db.execute('PRAGMA user_version').fetchone()[0] == version
         db.execute('PRAGMA user_version = 99')
     db.close()
     assert c.spawn().wait(10) == 1 and 'version 99' in c.read_log()
     with sqlite3.connect(c.state) as db:
-        db.execute('PRAGMA user_version = 2')
+        db.execute(f'PRAGMA user_version = {version}')
     db.close()
     c.start()
     assert tags(c) == ['first', 'py']

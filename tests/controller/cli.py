@@ -92,6 +92,20 @@ def the_tree_shows_who_came_from_whom(c):
 
 
 @case()
+def a_workspace_is_put_away_and_taken_up(c):
+    c.snapshot()
+    box = told(c, 'workspace', 'create', 'dev', '--tag', 'py')['live_sandbox_id']
+    assert box in forkd(c, 'workspace').stdout and 'running' in forkd(c, 'workspace', 'list').stdout
+    assert 'workspace dev is suspended as ws-dev-state' in forkd(c, 'workspace', 'suspend', 'dev').stdout
+    assert 'HTTP 400' in forkd(c, 'workspace', 'suspend', 'dev', status=1).stderr
+    assert 'workspace dev runs in sb-' in forkd(c, 'workspace', 'resume', 'dev').stdout
+    assert 'deleted workspace dev' in forkd(c, 'workspace', 'delete', 'dev').stdout
+    assert told(c, 'workspace') == []
+    for wrong in (['create', 'dev'], ['create'], ['suspend'], ['list', 'dev'], ['burn', 'dev'], ['resume', 'a', 'b']):
+        forkd(c, 'workspace', *wrong, status=2)
+
+
+@case()
 def exec_returns_the_commands_code_and_streams(c):
     c.snapshot()
     one = c.fork()[0]['id']

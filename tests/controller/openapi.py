@@ -204,6 +204,51 @@ def walk_branches(w):
     under_way.join()
 
 
+def walk_workspaces(w):
+    w.go('createWorkspace', 201, {'name': 'a', 'snapshot_tag': 'py'})
+    w.go('createWorkspace', 400, {'name': '..', 'snapshot_tag': 'py'})
+    w.go('createWorkspace', 404, {'name': 'b', 'snapshot_tag': 'none'})
+    w.go('createWorkspace', 409, {'name': 'a', 'snapshot_tag': 'py'})
+    w.go('resumeWorkspace', 400, name='a')
+    w.go('suspendWorkspace', 200, {}, name='a')
+    w.go('suspendWorkspace', 400, {}, name='a')
+    w.go('getWorkspace', 200, name='a')
+    w.go('resumeWorkspace', 200, name='a')
+    w.go('listWorkspaces', 200)
+    for operation in ('getWorkspace', 'suspendWorkspace', 'resumeWorkspace', 'deleteWorkspace'):
+        w.go(operation, 404, name='none')
+    walk_workspaces_that_fail(w)
+    walk_workspaces_at_work(w)
+    w.go('deleteWorkspace', 204, name='a')
+
+
+def walk_workspaces_that_fail(w):
+    w.snapshot('first', 'spawn=fail:1')
+    w.go('createWorkspace', 500, {'name': 'f', 'snapshot_tag': 'first'})
+    w.snapshot('second', 'spawn=fail:2 branch=fail:1')
+    box = w.go('createWorkspace', 201, {'name': 'f', 'snapshot_tag': 'second'})['live_sandbox_id']
+    w.go('suspendWorkspace', 500, {}, name='f')
+    w.go('killSandbox', 204, id=box)
+    assert w.go('getWorkspace', 200, name='f')['status'] == 'stale'
+    w.go('resumeWorkspace', 500, name='f')
+    w.go('deleteWorkspace', 204, name='f')
+
+
+def walk_workspaces_at_work(w):
+    c = w.c
+    w.snapshot('slow', 'stream=hang:1')
+    box = w.go('createWorkspace', 201, {'name': 's', 'snapshot_tag': 'slow'})['live_sandbox_id']
+    under_way = threading.Thread(target=c.call, args=('POST', '/v1/workspaces/s/suspend', '', w.bearer(ADMIN)))
+    under_way.start()
+    until(lambda: 'forkd_branches_in_flight 1\n' in w.metrics(), 'it is being suspended')
+    for operation in ('suspendWorkspace', 'resumeWorkspace', 'deleteWorkspace'):
+        w.go(operation, 409, name='s')
+    w.go('suspendWorkspace', 503, {}, name='a')
+    w.go('killSandbox', 204, id=box)
+    under_way.join()
+    w.go('deleteWorkspace', 204, name='s')
+
+
 def walk_refusals(w):
     """What every operation answers in the same way."""
     for operation, (_, path, told) in w.doc.operations.items():
@@ -225,7 +270,7 @@ def walk_refusals(w):
 def every_status_and_field_is_met(c):
     w = with_tokens(c)
     for part in (walk_plain, walk_dead_template, walk_snapshots, walk_sandboxes, walk_agent_failures, walk_branches,
-                 walk_refusals):
+                 walk_workspaces, walk_refusals):
         part(w)
     told = {(name, int(status)) for name, (_, _, one) in w.doc.operations.items() for status in one['responses']}
     assert told == w.doc.statuses, f'in the document and not met: {sorted(told - w.doc.statuses)}'
@@ -258,9 +303,9 @@ def every_field_of_a_request_is_known_with_its_limits(c):
     c.snapshot()
     one = c.fork()[0]['id']
     doc = Document(c.get('/openapi.json')[1])
-    needed = {'tag': 'new', 'kernel': '/none', 'snapshot_tag': 'py', 'args': ['true'], 'code': '1'}
+    needed = {'tag': 'new', 'kernel': '/none', 'snapshot_tag': 'py', 'args': ['true'], 'code': '1', 'name': 'new'}
     for path, _, schema in requests(doc).values():
-        url = path.format(id=one, tag='py')
+        url = path.format(id=one, tag='py', name='none')
         base = {key: needed[key] for key in [*schema['required'], 'kernel'] if key in schema['properties']}
         for key, kind in schema['properties'].items():
             wrong = [{}] if kind['type'] != 'object' else [[]]

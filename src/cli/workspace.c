@@ -1,0 +1,136 @@
+/* workspace.c: forkd workspace. */
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "cli/sandbox.h"
+#include "cli/table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static struct {
+    const char *tag;
+    unsigned limit;
+    bool diff, netns;
+} options;
+
+static const struct arg flags[] = {
+    {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot to begin with (create)"},
+    {"memory-limit-mib", 0, ARG_NUMBER, &options.limit, "N", "what its sandboxes may use for themselves (create)"},
+    {"diff", 0, ARG_FLAG, &options.diff, NULL, NULL},
+    {"per-child-netns", 0, ARG_FLAG, &options.netns, NULL, NULL},
+    {0},
+};
+
+static void workspaces_print(const json_t *list)
+{
+    static const char *const headings[] = {"WORKSPACE", "STATUS", "SANDBOX", "STATE", "FROM", ">ACTIVE", NULL};
+    struct table *table = table_new(headings);
+    size_t i;
+    json_t *one;
+    json_array_foreach(list, i, one)
+    {
+        char age[24];
+        age_text(json_integer_value(json_object_get(one, "last_active_unix")), age, sizeof age);
+        const char *cells[] = {json_text(one, "name"),
+                               json_text(one, "status"),
+                               json_text(one, "live_sandbox_id"),
+                               json_text(one, "current_state_tag"),
+                               json_text(one, "source_snapshot_tag"),
+                               age};
+        table_row(table, cells);
+    }
+    table_print(table);
+}
+
+static void print_one(const json_t *workspace)
+{
+    const char *name = json_text(workspace, "name"), *sandbox = json_text(workspace, "live_sandbox_id");
+    if (*sandbox)
+        printf("workspace %s runs in %s\n", name, sandbox);
+    else
+        printf("workspace %s is %s as %s; take it up with: forkd workspace resume %s\n", name,
+               json_text(workspace, "status"), json_text(workspace, "current_state_tag"), name);
+}
+
+/* One request, and what came of it. */
+static int ask(const struct args *args, const char *method, const char *path, json_t *body, const char *what)
+{
+    struct err err;
+    struct client *client;
+    json_t *answer = NULL;
+    if (client_open(args, &client, &err) < 0) {
+        json_decref(body);
+        return verb_fail(&err);
+    }
+    struct progress *progress = progress_begin(what);
+    int rc = client_call(client, method, path, body, &answer, &err);
+    progress_end(progress, rc < 0 ? "failed" : NULL);
+    client_close(client);
+    if (rc < 0)
+        return verb_fail(&err);
+    if (args->json && answer)
+        return verb_json(answer);
+    if (json_is_array(answer))
+        workspaces_print(answer);
+    else if (answer)
+        print_one(answer);
+    else
+        puts(what);
+    json_decref(answer);
+    return 0;
+}
+
+static int create(const struct args *args, const char *name)
+{
+    char what[128];
+    if (!options.tag)
+        return verb_usage("forkd workspace create needs --tag, the snapshot to begin with");
+    json_t *body = json_pack("{s:s, s:s}", "name", name, "snapshot_tag", options.tag);
+    if (options.limit)
+        json_object_set_new(body, "memory_limit_mib", json_integer(options.limit));
+    if (options.netns)
+        json_object_set_new(body, "per_child_netns", json_true());
+    snprintf(what, sizeof what, "creating workspace %.64s", name);
+    return ask(args, "POST", "/v1/workspaces", body, what);
+}
+
+static int act(const struct args *args, const char *deed, const char *name)
+{
+    char path[160], what[128];
+    bool suspends = !strcmp(deed, "suspend"), deletes = !strcmp(deed, "delete");
+    snprintf(path, sizeof path, "/v1/workspaces/%.100s%s%s", name, deletes ? "" : "/", deletes ? "" : deed);
+    if (deletes) {
+        snprintf(what, sizeof what, "deleted workspace %.64s", name);
+        return ask(args, "DELETE", path, NULL, what);
+    }
+    snprintf(what, sizeof what, "%s workspace %.64s", suspends ? "suspending" : "resuming", name);
+    return ask(args, "POST", path, suspends && options.diff ? json_pack("{s:b}", "diff", 1) : json_object(), what);
+}
+
+static int workspace_run(const struct args *args)
+{
+    const char *deed = args->count ? args->rest[0] : "list", *name = args->count > 1 ? args->rest[1] : NULL;
+    if (!strcmp(deed, "list") && args->count <= 1)
+        return ask(args, "GET", "/v1/workspaces", NULL, "listing workspaces");
+    if (args->count == 2 && !strcmp(deed, "create"))
+        return create(args, name);
+    if (args->count == 2 && (!strcmp(deed, "suspend") || !strcmp(deed, "resume") || !strcmp(deed, "delete")))
+        return act(args, deed, name);
+    return verb_usage("forkd workspace needs create, suspend, resume or delete and a name, or list; see forkd "
+                      "workspace --help");
+}
+
+const struct verb verb_workspace = {
+    .name = "workspace",
+    .what = "a sandbox with a name, put away and taken up again",
+    .usage = "create NAME --tag TAG [--memory-limit-mib N]\n"
+             "suspend NAME\n"
+             "resume NAME\n"
+             "delete NAME\n"
+             "[list]",
+    .about =
+        "A workspace begins as a sandbox of a snapshot. suspend makes a snapshot of it and ends the sandbox; resume "
+        "forks a sandbox of that snapshot, which goes on where the other was. delete ends and deletes all of it.",
+    .flags = flags,
+    .run = workspace_run,
+};
