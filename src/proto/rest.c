@@ -46,8 +46,13 @@ static int load(const char *body, size_t len, json_t **document, struct err *err
     }
     json_error_t why;
     *document = json_loadb(body, len, JSON_REJECT_DUPLICATES, &why);
-    if (!*document)
+    if (!*document) {
+        /* It quotes what it stumbled over, which a terminal may get to see. */
+        for (char *c = why.text; *c; c++)
+            if ((unsigned char)*c < 0x20 || *c == 0x7f)
+                *c = '?';
         return err_say(err, EINVAL, "the body is no JSON: %s (line %d, column %d)", why.text, why.line, why.column);
+    }
     if (!json_is_object(*document)) {
         json_decref(*document);
         *document = NULL;
