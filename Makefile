@@ -4,7 +4,7 @@ N ?= 10
 CMD ?= forkd doctor
 export N
 
-.PHONY: all help deps build quickstart test check lab format tidy docs sanitize fuzz check-floors bench clean
+.PHONY: all help deps build install deb quickstart test check lab format tidy docs sanitize fuzz check-floors bench clean
 .DEFAULT_GOAL := build
 all: build
 
@@ -15,6 +15,8 @@ help:
 	@echo "make check        what is quick of it: here only"
 	@echo "make lab CMD=...  a command in the emulated KVM host, with this tree and a guest image in it"
 	@echo "make bench        what a fork costs, beside the least it can cost (docs/benchmarks.md)"
+	@echo "make install      into DESTDIR, below prefix (/usr/local): programs, pages, completions, the service"
+	@echo "make deb          a Debian package in build-deb/"
 	@echo "make deps         install what is missing (apt)"
 	@echo "make format tidy docs check-floors sanitize fuzz clean"
 
@@ -30,6 +32,13 @@ $(BUILD)/build.ninja:
 build: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) build.ninja >$(BUILD)/configure.log 2>&1 || { tail -n 20 $(BUILD)/configure.log; exit 1; }
 	@ninja -C $(BUILD) --quiet
+
+install: build
+	@$(if $(prefix),meson configure $(BUILD) -Dprefix=$(prefix) && ninja -C $(BUILD) --quiet)
+	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild --quiet
+
+deb: deps
+	@packaging/make-deb
 
 quickstart: deps
 	@$(MAKE) --no-print-directory build

@@ -11,6 +11,7 @@
 #include "controller/http.h"
 #include "controller/metrics.h"
 #include "controller/monitor.h"
+#include "controller/notify.h"
 #include "controller/options.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
@@ -247,6 +248,7 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
     if (rc == 0) {
         log_info("listening on %s", o->bind);
         tell_ready(o->ready_fd);
+        notify_ready();
         bool everything = wait_for_end(awaited, auth, audit, http) == SIGUSR1 || o->kill_on_exit;
         unsigned left = http_drain(http, DRAIN_SECS);
         if (left) {
