@@ -145,15 +145,33 @@ static char *quoted(const char *text)
     return out;
 }
 
+/* The lab shows the tree that it lies in. An installed program lies elsewhere and is shown besides: adds the words for
+ * that to `argv`. */
+static void show_program(char *lab, char *program, char **argv)
+{
+    static char payload[] = "--payload";
+    char top[PATH_MAX];
+    if (!realpath(lab, top))
+        return;
+    size_t len = strlen(top) - strlen("lab/run");
+    if (!strncmp(program, top, len))
+        return;
+    while (*argv)
+        argv++;
+    argv[0] = payload;
+    argv[1] = program;
+}
+
 static int run_in_lab(const struct quickstart *q)
 {
     static char env_images[] = "FORKD_IMAGES=/var/lib/forkd/images";
     struct err err;
-    char lab[PATH_MAX], self[PATH_MAX], dir[PATH_MAX], path[PATH_MAX + 128], n[16];
+    char lab[PATH_MAX], self[PATH_MAX], controller[PATH_MAX], dir[PATH_MAX], path[PATH_MAX + 128], n[16];
     int status = image_make(q->image);
     if (status)
         return status;
-    if (program_find("lab/run", lab, sizeof lab, &err) < 0)
+    if (program_find("lab/run", lab, sizeof lab, &err) < 0 ||
+        program_find("forkd-controller", controller, sizeof controller, &err) < 0)
         return verb_fail(&err);
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
     self[len > 0 ? len : 0] = 0;
@@ -173,7 +191,13 @@ static int run_in_lab(const struct quickstart *q)
         return verb_usage("the image %s cannot be found", q->image);
     snprintf(n, sizeof n, "%u", q->n);
     char time_flag[] = "--time", secs[] = "600", payload[] = "--payload", warm[] = "--warm", env[] = "--env";
-    char *argv[] = {lab, time_flag, secs, payload, image, env, env_images, warm, setup, run, NULL};
+    char *argv[16] = {lab, time_flag, secs, payload, image, env, env_images, warm, setup};
+    show_program(lab, self, argv);
+    show_program(lab, controller, argv);
+    unsigned count = 0;
+    while (argv[count])
+        count++;
+    argv[count] = run;
     return program_run(argv);
 }
 
