@@ -22,6 +22,7 @@ from .calls import Call
 from .errors import ForkdError, NotFound
 
 A = TypeVar("A")
+PIECE = 1 << 16
 Streams = Tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -228,11 +229,16 @@ class AsyncController:
     async def _exchange(self, call: Call[Any]) -> bytes:
         reader, writer = await self._connect()
         try:
+            # Read at once: a controller that refuses a body answers before it was sent, and then reads no more.
             writer.write(wire.request_bytes(call, self._address, self.token))
-            # A controller that refuses a body stops reading it, and has answered then.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                await writer.drain()
-            return await reader.read()
+            received = bytearray()
+            try:
+                while piece := await reader.read(PIECE):
+                    received += piece
+            except (BrokenPipeError, ConnectionResetError):
+                if not received:
+                    raise
+            return bytes(received)
         finally:
             writer.close()
 

@@ -120,6 +120,12 @@ def a_ping_tells_the_guest(c):
 
 
 @case()
+def a_body_that_is_too_large_is_told_as_such(c):
+    for client in clients(c):
+        assert raised(forkd.ControllerError, client.eval_code, 'sb-none', 'x' * (4 << 20)).status == 413
+
+
+@case()
 def a_guest_without_a_shell_is_told_when_a_text_is_waited_for(c):
     prepare(c)
     for client in clients(c):

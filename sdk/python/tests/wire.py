@@ -18,7 +18,8 @@ CREATED = b'HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}'
 
 
 class Server:
-    """Answers each connection with the same bytes, and keeps what it was sent. None: it never answers."""
+    """Answers each connection with the same bytes, and keeps what it was sent. None: it never answers. Without `reads`
+    it answers when it has a request's head, and takes no more."""
 
     def __init__(self, answer, listener=None, reads=True):
         self.answer, self.reads, self.requests = answer, reads, []
@@ -37,12 +38,13 @@ class Server:
             except OSError:
                 continue
             with connection, contextlib.suppress(OSError):
-                if self.reads:
-                    self.requests.append(read_request(connection))
-                if self.answer is None:
-                    self.over.wait()
-                else:
+                self.requests.append(read_request(connection) if self.reads else connection.recv(1000))
+                if self.answer is not None:
                     connection.sendall(self.answer)
+                if not self.reads:
+                    connection.shutdown(socket.SHUT_RDWR)
+                if self.answer is None or not self.reads:
+                    self.over.wait()
 
     def __enter__(self):
         return self
@@ -180,11 +182,14 @@ def an_answer_in_chunks_is_put_together(_):
 
 
 @case(start=False)
-def a_body_refused_before_it_is_read_is_told_in_the_controllers_words(_):
+def a_body_refused_before_it_is_read_is_told_in_the_controllers_words(c):
     answer = b'HTTP/1.1 413 x\r\nContent-Length: 19\r\n\r\n{"error":"too big"}'
-    for face in FACES:
-        with Server(answer) as server:
-            error = raised(forkd.ControllerError, face(server.url).eval_code, 'sb-1', 'x' * (4 << 20))
+    for number, face in enumerate(FACES):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path := os.path.join(c.dir, str(number)))
+        listener.listen()
+        with Server(answer, listener, reads=False):
+            error = raised(forkd.ControllerError, face('unix:' + path).eval_code, 'sb-1', 'x' * (4 << 20))
             assert error.reason == 'too big'
 
 

@@ -61,6 +61,10 @@ test("commands end as they did", () =>
     await rejected(forkd.BadRequest, sandbox.exec([]));
   }));
 
+test("a body that is too large is told as such", async () => {
+  assert.equal((await rejected(forkd.ControllerError, controller.evalCode("sb-none", "x".repeat(4 << 20)))).status, 413);
+});
+
 test("evals give the value or the error", () =>
   Sandbox.with(bare, async (sandbox) => {
     assert.deepEqual(await controller.evalCode(sandbox.id, "6 * 7"), { result: "42", error: null, exit_code: 0 });
