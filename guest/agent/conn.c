@@ -26,7 +26,8 @@ static void conn_arm(struct conn *c)
         events |= EPOLLIN;
     if (c->out.len || c->state == CONN_CLOSING)
         events |= EPOLLOUT;
-    loop_change(&c->agent->loop, &c->source, events, NULL);
+    if (events != c->armed && loop_change(&c->agent->loop, &c->source, events, NULL) == 0)
+        c->armed = events;
 }
 
 /* The peer is gone or has broken the rules. */
@@ -88,6 +89,7 @@ void conn_serve(struct conn *c, struct conn_job *job)
     assert_conn_state(c);
 }
 
+/* What there is room for goes at once, without a turn of the loop; that learns of errors, too. */
 void conn_finish(struct conn *c)
 {
     c->job = NULL;
@@ -95,6 +97,8 @@ void conn_finish(struct conn *c)
     c->input_paused = false;
     loop_timer_clear(&c->timer);
     assert_conn_state(c);
+    ssize_t n = c->out.len ? send(c->fd, buf_at(&c->out), c->out.len, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+    buf_consume(&c->out, n > 0 ? (size_t)n : 0);
     conn_arm(c);
 }
 
@@ -217,7 +221,8 @@ void conn_open(struct agent *agent, int fd)
     c->fd = fd;
     c->source = (struct loop_source){.fd = -1, .fn = conn_ready};
     c->timer.fn = conn_timer_fired;
-    if (loop_add(&agent->loop, &c->source, fd, EPOLLIN, NULL) < 0) {
+    c->armed = EPOLLIN;
+    if (loop_add(&agent->loop, &c->source, fd, c->armed, NULL) < 0) {
         close(fd);
         free(c);
         return;

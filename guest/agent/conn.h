@@ -46,6 +46,7 @@ struct conn {
     struct buf in, out;
     struct conn_job *job;
     bool input_ended, input_paused, was_full;
+    uint32_t armed; /* what the loop waits for */
     struct list link;
 };
 

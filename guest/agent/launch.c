@@ -1,4 +1,8 @@
-/* launch.c: see launch.h. */
+/* launch.c: see launch.h.
+ *
+ * By vfork(2) and not posix_spawn(3), which sets every signal there is: some seventy system calls for each start. The
+ * child shares our memory until it is another program, and our stack; it calls the system and nothing else. No handler
+ * can run in it: the agent has none. */
 #include "launch.h"
 
 #include "base/own.h"
@@ -6,9 +10,10 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* Looks a program up as execvp(3) would, in the PATH the command gets. The reason why none was found is the most
  * telling one: a file that is there but may not be run. */
@@ -47,8 +52,50 @@ static int directory_open(const char *dir, struct err *err)
     return fd < 0 ? err_set(err, errno, "the working directory %s", dir) : fd;
 }
 
+/* Handlers end with exec, what is ignored stays so: the signals that have to be set. */
+static const sigset_t *signals_ignored(void)
+{
+    static sigset_t ignored;
+    static bool known;
+    struct sigaction action;
+    if (known)
+        return &ignored;
+    sigemptyset(&ignored);
+    for (int i = 1; i < NSIG; i++)
+        if (sigaction(i, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+            sigaddset(&ignored, i);
+    known = true;
+    return &ignored;
+}
+
+static bool fds_place(const struct launch *launch)
+{
+    for (size_t i = 0; i < launch->fd_count; i++) {
+        int fd = launch->fds[i], to = (int)i;
+        if (fd == to ? fcntl(fd, F_SETFD, 0) < 0 : dup2(fd, to) < 0)
+            return false;
+    }
+    return true;
+}
+
+/* In the child. Returns when it could not become the program; errno says why. */
+static void become(const struct launch *launch, const char *path, int cwd, const sigset_t *ignored)
+{
+    const sigset_t none = {0};
+    const struct sigaction initial = {.sa_handler = SIG_DFL};
+    for (int i = 1; i < NSIG; i++)
+        if (sigismember(ignored, i) == 1)
+            sigaction(i, &initial, NULL);
+    setsid();
+    if (!fds_place(launch) || fchdir(cwd) < 0)
+        return;
+    sigprocmask(SIG_SETMASK, launch->blocked ? launch->blocked : &none, NULL);
+    execve(path, launch->argv, launch->env);
+}
+
 int launch_process(const struct launch *launch, pid_t *pid, struct err *err)
 {
+    static volatile int code; /* the child's errno: it has our memory */
     own_fd int cwd = directory_open(launch->cwd && *launch->cwd ? launch->cwd : "/", err);
     if (cwd < 0)
         return cwd;
@@ -56,22 +103,18 @@ int launch_process(const struct launch *launch, pid_t *pid, struct err *err)
     int rc = program_find(launch->argv[0], launch->env, cwd, path, sizeof path, err);
     if (rc < 0)
         return rc;
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    sigset_t none, all;
-    sigemptyset(&none);
-    sigfillset(&all);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attr);
-    posix_spawnattr_setsigmask(&attr, launch->blocked ? launch->blocked : &none);
-    posix_spawnattr_setsigdefault(&attr, &all);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    for (size_t i = 0; i < launch->fd_count; i++)
-        posix_spawn_file_actions_adddup2(&actions, launch->fds[i], (int)i);
-    posix_spawn_file_actions_addfchdir_np(&actions, cwd);
-    /* What posix_spawn reports is execve's own error. */
-    int code = posix_spawn(pid, path, &actions, &attr, launch->argv, launch->env);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attr);
-    return code ? err_set(err, code, "%s", launch->argv[0]) : 0;
+    const sigset_t *ignored = signals_ignored();
+    code = 0;
+    *pid = vfork();
+    if (*pid == 0) {
+        become(launch, path, cwd, ignored);
+        code = errno;
+        _exit(127);
+    }
+    if (*pid < 0)
+        return err_set(err, errno, "%s", launch->argv[0]);
+    if (!code)
+        return 0;
+    waitpid(*pid, NULL, 0);
+    return err_set(err, code, "%s", launch->argv[0]);
 }
