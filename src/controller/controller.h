@@ -18,7 +18,8 @@
 struct monitor;
 
 struct controller {
-    char program[PATH_MAX]; /* forkd-vmm */
+    char program[PATH_MAX];  /* forkd-vmm */
+    char run_path[PATH_MAX]; /* of `run`, absolute: what a VMM's command line says it belongs to */
     char snapshot_root[PATH_MAX], images[PATH_MAX];
     unsigned spawns_at_once; /* children of one request in flight */
     unsigned branch_concurrency;

@@ -75,6 +75,8 @@ static int open_state(struct controller *c, const struct options *o, struct err 
         return rc;
     snprintf(run, sizeof run, "%.*s.run", PATH_MAX - 8, o->state);
     rc = rundir_open(run, &c->run, err);
+    if (rc == 0 && !realpath(run, c->run_path))
+        rc = err_set(err, errno, "find the path of %s", run);
     if (rc == 0)
         rc = registry_open(o->state, &c->registry, err);
     if (rc == 0)

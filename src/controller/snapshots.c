@@ -76,7 +76,7 @@ static int tree_process_start(struct controller *c, struct snapshot *s, const ch
 {
     own_fd int cgroup = -1;
     int rc = tree_leaf(s->tree, leaf, &cgroup, err);
-    return rc < 0 ? rc : vmm_start(c->program, cgroup, vmm, err);
+    return rc < 0 ? rc : vmm_start(c->program, c->run_path, cgroup, vmm, err);
 }
 
 static int warm_up(struct controller *c, const char *id, const struct rest_snapshot_create *rq, struct err *err)

@@ -69,10 +69,10 @@ int vmm_program(char *path, size_t cap, struct err *err)
 }
 
 /* In the child of a process with threads: async-signal-safe calls only. */
-static void exec_vmm(const char *program, int ctl)
+static void exec_vmm(const char *program, const char *run_path, int ctl)
 {
-    static char flag[] = "--ctl", number[] = "3";
-    char *argv[] = {(char *)program, flag, number, NULL};
+    static char flag[] = "--ctl", number[] = "3", owner[] = "--run";
+    char *argv[] = {(char *)program, flag, number, owner, (char *)run_path, NULL};
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -89,7 +89,7 @@ static void exec_vmm(const char *program, int ctl)
     _exit(127);
 }
 
-int vmm_start(const char *program, int cgroup, struct vmm *vmm, struct err *err)
+int vmm_start(const char *program, const char *run_path, int cgroup, struct vmm *vmm, struct err *err)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -100,7 +100,7 @@ int vmm_start(const char *program, int cgroup, struct vmm *vmm, struct err *err)
     if (pid < 0)
         return err_wrap(err, "start %s", program);
     if (pid == 0)
-        exec_vmm(program, theirs);
+        exec_vmm(program, run_path, theirs);
     vmm->pid = pid;
     vmm->ctl = steal_fd(&ours);
     return 0;

@@ -39,8 +39,9 @@ int vmm_name(struct vmm *vmm, const char *prefix, struct err *err);
  * build puts it. */
 int vmm_program(char *path, size_t cap, struct err *err);
 
-/* Starts a forkd-vmm that waits for BOOT or LOAD; it is born in `cgroup` (-1: none). */
-int vmm_start(const char *program, int cgroup, struct vmm *vmm, struct err *err);
+/* Starts a forkd-vmm that waits for BOOT or LOAD; it is born in `cgroup` (-1: none). Its command line, and that of all
+ * it forks, names the run directory that it belongs to, which is how `forkd cleanup` knows whose it is. */
+int vmm_start(const char *program, const char *run_path, int cgroup, struct vmm *vmm, struct err *err);
 
 struct vmm_boot {
     int kernel, initrd, base; /* -1: none */

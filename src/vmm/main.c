@@ -1,6 +1,7 @@
 /* main.c: forkd-vmm, the process that is a virtual machine, or the template of many.
  *
- *   forkd-vmm --ctl FD    a control socket (proto/ctl.h); the first message says what to become
+ *   forkd-vmm --ctl FD [--run DIR]
+ *                         a control socket (proto/ctl.h); the first message says what to become
  *   forkd-vmm --probe     whether KVM runs stock kernels here at native speed, as one line of JSON
  *
  * It is started by forkd-controller and is of no use to people by itself. */
@@ -90,7 +91,8 @@ int main(int argc, char **argv)
     }
     if (argc == 2 && !strcmp(argv[1], "--probe"))
         return probe();
-    if (argc != 3 || strcmp(argv[1], "--ctl"))
+    /* --run is for whoever lists processes: the run directory this one, and all it forks, belong to. */
+    if ((argc != 3 && (argc != 5 || strcmp(argv[3], "--run"))) || strcmp(argv[1], "--ctl"))
         return usage();
     char *end;
     long fd = strtol(argv[2], &end, 10);

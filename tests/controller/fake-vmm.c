@@ -629,7 +629,7 @@ int main(int argc, char **argv)
 {
     struct ctl_message m;
     signal(SIGPIPE, SIG_IGN);
-    if (argc != 3 || strcmp(argv[1], "--ctl") != 0)
+    if (argc != 5 || strcmp(argv[1], "--ctl") != 0 || strcmp(argv[3], "--run") != 0)
         return 2;
     me.ctl = atoi(argv[2]);
     fcntl(me.ctl, F_SETFD, FD_CLOEXEC);
