@@ -13,12 +13,14 @@ from .aio import AsyncController
 from .answers import (
     EvalResult,
     ExecResult,
+    HealthInfo,
     PauseMicroseconds,
     PingResult,
     SandboxInfo,
     SnapshotInfo,
     TextResult,
     VersionInfo,
+    WorkspaceInfo,
 )
 from .controller import Controller
 from .errors import (
@@ -49,6 +51,7 @@ __all__ = [
     "Forbidden",
     "ForkdError",
     "GuestFailed",
+    "HealthInfo",
     "NotFound",
     "PauseMicroseconds",
     "PingResult",
@@ -60,5 +63,6 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "VersionInfo",
+    "WorkspaceInfo",
     "__version__",
 ]

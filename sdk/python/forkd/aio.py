@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import os
 import ssl
-from typing import Any, AsyncIterator, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, AsyncIterator, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import address, calls, wire
 from .answers import (
     EvalResult,
     ExecResult,
+    HealthInfo,
     PingResult,
     SandboxInfo,
     SnapshotInfo,
     TextResult,
     VersionInfo,
+    WorkspaceInfo,
 )
 from .calls import Call
 from .errors import ForkdError, NotFound
@@ -47,7 +49,7 @@ class AsyncController:
 
     # The controller itself.
 
-    async def health(self) -> Dict[str, bool]:
+    async def health(self) -> HealthInfo:
         return await self._send(calls.health())
 
     async def version(self) -> VersionInfo:
@@ -58,8 +60,8 @@ class AsyncController:
 
     # Snapshots.
 
-    async def list_snapshots(self) -> List[SnapshotInfo]:
-        return await self._send(calls.list_snapshots())
+    async def list_snapshots(self, *, memory: bool = False) -> List[SnapshotInfo]:
+        return await self._send(calls.list_snapshots(memory))
 
     async def create_snapshot(
         self,
@@ -177,6 +179,34 @@ class AsyncController:
         while not (result := watch.judge(await self._send(watch.look()))):
             await asyncio.sleep(poll_interval_ms / 1000)
         return result
+
+    # Workspaces.
+
+    async def list_workspaces(self) -> List[WorkspaceInfo]:
+        return await self._send(calls.list_workspaces())
+
+    async def create_workspace(
+        self,
+        name: str,
+        snapshot_tag: str,
+        per_child_netns: bool = False,
+        memory_limit_mib: Optional[int] = None,
+    ) -> WorkspaceInfo:
+        return await self._send(
+            calls.create_workspace(name, snapshot_tag, per_child_netns, memory_limit_mib)
+        )
+
+    async def get_workspace(self, name: str) -> WorkspaceInfo:
+        return await self._send(calls.get_workspace(name))
+
+    async def suspend_workspace(self, name: str, diff: bool = False) -> WorkspaceInfo:
+        return await self._send(calls.suspend_workspace(name, diff))
+
+    async def resume_workspace(self, name: str) -> WorkspaceInfo:
+        return await self._send(calls.resume_workspace(name))
+
+    async def delete_workspace(self, name: str) -> None:
+        await self._send(calls.delete_workspace(name))
 
     # For the length of an async with statement.
 

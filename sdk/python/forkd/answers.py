@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import Optional, TypedDict
 
 
+class HealthInfo(TypedDict):
+    ok: bool
+
+
 class VersionInfo(TypedDict):
     version: str
     api: str
@@ -47,6 +51,10 @@ class SnapshotInfo(_SnapshotAlways, total=False):
     diff_physical_bytes: int
     diff_logical_bytes: int
     warning: str  # why it failed
+    memory_own_kib: Optional[int]  # these four where they were asked for
+    memory_pss_kib: Optional[int]
+    memory_charged_kib: int
+    memory_image_kib: int
 
 
 class _SandboxAlways(TypedDict):
@@ -64,9 +72,23 @@ class _SandboxAlways(TypedDict):
 
 class SandboxInfo(_SandboxAlways, total=False):
     stalled: str  # why it stands still
-    memory_own_kib: Optional[int]
+    memory_own_kib: Optional[int]  # these three where they were asked for
     memory_pss_kib: Optional[int]
     memory_charged_kib: int
+
+
+class _WorkspaceAlways(TypedDict):
+    id: str
+    name: str
+    source_snapshot_tag: str
+    status: str  # running, suspended or stale
+    created_at_unix: int
+    last_active_unix: int
+
+
+class WorkspaceInfo(_WorkspaceAlways, total=False):
+    current_state_tag: str  # the snapshot that its last suspension made
+    live_sandbox_id: str  # while it runs
 
 
 class _ExecAlways(TypedDict):

@@ -14,11 +14,13 @@ from typing import Any, Dict, Generic, List, Mapping, Optional, Sequence, TypeVa
 from .answers import (
     EvalResult,
     ExecResult,
+    HealthInfo,
     PingResult,
     SandboxInfo,
     SnapshotInfo,
     TextResult,
     VersionInfo,
+    WorkspaceInfo,
 )
 from .errors import ForkdError
 
@@ -55,7 +57,7 @@ def _path(*parts: str, **query: Any) -> str:
 # The controller itself.
 
 
-def health() -> Call[Dict[str, bool]]:
+def health() -> Call[HealthInfo]:
     return Call("GET", "/healthz")
 
 
@@ -70,8 +72,8 @@ def metrics() -> Call[str]:
 # Snapshots.
 
 
-def list_snapshots() -> Call[List[SnapshotInfo]]:
-    return Call("GET", _path("snapshots"))
+def list_snapshots(memory: bool) -> Call[List[SnapshotInfo]]:
+    return Call("GET", _path("snapshots", memory=memory))
 
 
 def create_snapshot(
@@ -194,6 +196,37 @@ def eval_code(sandbox_id: str, code: str, timeout_secs: Optional[int]) -> Call[E
     takes = EVAL_SECS if timeout_secs is None else timeout_secs
     body = {"code": code, **_given(timeout_secs=timeout_secs)}
     return Call("POST", _path("sandboxes", sandbox_id, "eval"), body, takes=takes)
+
+
+# Workspaces.
+
+
+def list_workspaces() -> Call[List[WorkspaceInfo]]:
+    return Call("GET", _path("workspaces"))
+
+
+def create_workspace(
+    name: str, snapshot_tag: str, per_child_netns: bool, memory_limit_mib: Optional[int]
+) -> Call[WorkspaceInfo]:
+    body = {"name": name, "snapshot_tag": snapshot_tag, "per_child_netns": per_child_netns}
+    body.update(_given(memory_limit_mib=memory_limit_mib))
+    return Call("POST", _path("workspaces"), body, takes=FORK_SECS)
+
+
+def get_workspace(name: str) -> Call[WorkspaceInfo]:
+    return Call("GET", _path("workspaces", name))
+
+
+def suspend_workspace(name: str, diff: bool) -> Call[WorkspaceInfo]:
+    return Call("POST", _path("workspaces", name, "suspend"), _given(diff=diff or None), takes=WRITE_SECS)
+
+
+def resume_workspace(name: str) -> Call[WorkspaceInfo]:
+    return Call("POST", _path("workspaces", name, "resume"), takes=WRITE_SECS)
+
+
+def delete_workspace(name: str) -> Call[None]:
+    return Call("DELETE", _path("workspaces", name))
 
 
 class TextWatch:

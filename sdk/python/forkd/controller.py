@@ -7,17 +7,19 @@ import os
 import socket
 import ssl
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, TypeVar, Union
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from . import address, calls, wire
 from .answers import (
     EvalResult,
     ExecResult,
+    HealthInfo,
     PingResult,
     SandboxInfo,
     SnapshotInfo,
     TextResult,
     VersionInfo,
+    WorkspaceInfo,
 )
 from .calls import Call
 from .errors import ForkdError, NotFound
@@ -55,7 +57,7 @@ class Controller:
 
     # The controller itself.
 
-    def health(self) -> Dict[str, bool]:
+    def health(self) -> HealthInfo:
         """{"ok": True}; needs no token."""
         return self._send(calls.health())
 
@@ -68,8 +70,8 @@ class Controller:
 
     # Snapshots.
 
-    def list_snapshots(self) -> List[SnapshotInfo]:
-        return self._send(calls.list_snapshots())
+    def list_snapshots(self, *, memory: bool = False) -> List[SnapshotInfo]:
+        return self._send(calls.list_snapshots(memory))
 
     def create_snapshot(
         self,
@@ -204,6 +206,38 @@ class Controller:
         while not (result := watch.judge(self._send(watch.look()))):
             time.sleep(poll_interval_ms / 1000)
         return result
+
+    # Workspaces.
+
+    def list_workspaces(self) -> List[WorkspaceInfo]:
+        return self._send(calls.list_workspaces())
+
+    def create_workspace(
+        self,
+        name: str,
+        snapshot_tag: str,
+        per_child_netns: bool = False,
+        memory_limit_mib: Optional[int] = None,
+    ) -> WorkspaceInfo:
+        """A sandbox with a name, `live_sandbox_id`, that can be put away and taken up again."""
+        return self._send(
+            calls.create_workspace(name, snapshot_tag, per_child_netns, memory_limit_mib)
+        )
+
+    def get_workspace(self, name: str) -> WorkspaceInfo:
+        return self._send(calls.get_workspace(name))
+
+    def suspend_workspace(self, name: str, diff: bool = False) -> WorkspaceInfo:
+        """Keeps its state and ends its sandbox."""
+        return self._send(calls.suspend_workspace(name, diff))
+
+    def resume_workspace(self, name: str) -> WorkspaceInfo:
+        """Goes on in a new sandbox, where the last one was suspended."""
+        return self._send(calls.resume_workspace(name))
+
+    def delete_workspace(self, name: str) -> None:
+        """Its sandbox and its kept state end with it."""
+        self._send(calls.delete_workspace(name))
 
     # For the length of a with statement.
 

@@ -62,6 +62,7 @@ def sandboxes_are_spawned_listed_asked_after_and_killed(c):
         assert client.get_sandbox(one['id']) == one
         assert client.get_sandbox(one['id'], memory=True)['memory_own_kib'] > 0
         assert all(box['memory_pss_kib'] > 0 for box in client.list_sandboxes(memory=True))
+        assert client.list_snapshots(memory=True)[0]['memory_image_kib'] > 0
         assert client.kill_sandbox(one['id']) is None
         for call in (client.get_sandbox, client.kill_sandbox, client.ping_sandbox, client.resume_sandbox):
             error = raised(forkd.NotFound, call, one['id'])
@@ -169,6 +170,26 @@ def a_branch_has_what_its_source_had_at_that_moment(c):
                 assert point['bootable'] and point['tag'] in [one['tag'] for one in looking.list_snapshots()]
             assert [one['tag'] for one in looking.list_snapshots()] == ['bare']
         raised(forkd.NotFound, client.branch_sandbox, source['id'])
+
+
+@case()
+def a_workspace_is_put_away_and_taken_up_again(c):
+    prepare(c)
+    for client in clients(c):
+        made = client.create_workspace('desk', 'bare')
+        assert made['status'] == 'running' and fits(made, answers.WorkspaceInfo), made
+        assert client.list_workspaces() == [client.get_workspace('desk')]
+        client.exec_command(made['live_sandbox_id'], ['mem', 'write', '0x1800000', '0x7'])
+        away = client.suspend_workspace('desk', diff=True)
+        assert away['status'] == 'suspended' and client.list_sandboxes() == []
+        assert away['current_state_tag'] in [one['tag'] for one in client.list_snapshots()]
+        raised(forkd.BadRequest, client.suspend_workspace, 'desk')
+        back = client.resume_workspace('desk')
+        said = client.exec_command(back['live_sandbox_id'], ['mem', 'read', '0x1800000'])
+        assert said['stdout'] == '0x7\n' and back['live_sandbox_id'] != made['live_sandbox_id']
+        assert client.delete_workspace('desk') is None
+        raised(forkd.NotFound, client.get_workspace, 'desk')
+        assert client.list_sandboxes() == [] and len(client.list_snapshots()) == 1
 
 
 @case()

@@ -5,6 +5,7 @@ import type {
   EvalResult,
   ExecOptions,
   ExecResult,
+  HealthInfo,
   PingResult,
   SandboxInfo,
   SnapshotInfo,
@@ -12,6 +13,8 @@ import type {
   SpawnOptions,
   TextResult,
   VersionInfo,
+  WorkspaceInfo,
+  WorkspaceOptions,
 } from "./types.js";
 import { type Call, checkToken, send } from "./wire.js";
 
@@ -64,6 +67,13 @@ export interface SpawnArguments {
   hugepages?: boolean;
 }
 
+export interface WorkspaceArguments {
+  name: string;
+  snapshotTag: string;
+  perChildNetns?: boolean;
+  memoryLimitMib?: number;
+}
+
 export interface ExecArguments {
   /** 30. */
   timeoutSecs?: number;
@@ -114,7 +124,7 @@ export class Controller {
   }
 
   /** `{ok: true}`; needs no token. */
-  health(): Promise<{ ok: boolean }> {
+  health(): Promise<HealthInfo> {
     return this.#send({ method: "GET", path: "/healthz" });
   }
 
@@ -127,8 +137,8 @@ export class Controller {
     return this.#send({ method: "GET", path: "/metrics", asText: true });
   }
 
-  listSnapshots(): Promise<SnapshotInfo[]> {
-    return this.#send({ method: "GET", path: pathOf(["snapshots"]) });
+  listSnapshots(options: { memory?: boolean } = {}): Promise<SnapshotInfo[]> {
+    return this.#send({ method: "GET", path: pathOf(["snapshots"], { memory: options.memory }) });
   }
 
   /** Boots a parent, warms it up and makes it a template. Paths are the controller's, not this program's. */
@@ -253,6 +263,41 @@ export class Controller {
         return { found: seen.exit_code === 0, elapsed_ms: Math.trunc(now - began), last_excerpt: seen.stdout };
       await new Promise((resolve) => setTimeout(resolve, options.pollIntervalMs ?? 200));
     }
+  }
+
+  listWorkspaces(): Promise<WorkspaceInfo[]> {
+    return this.#send({ method: "GET", path: pathOf(["workspaces"]) });
+  }
+
+  /** A sandbox with a name, `live_sandbox_id`, that can be put away and taken up again. */
+  createWorkspace(options: WorkspaceArguments): Promise<WorkspaceInfo> {
+    const body: WorkspaceOptions = {
+      name: options.name,
+      snapshot_tag: options.snapshotTag,
+      per_child_netns: options.perChildNetns ?? false,
+      memory_limit_mib: options.memoryLimitMib,
+    };
+    return this.#send({ method: "POST", path: pathOf(["workspaces"]), body, takesMs: FORK_MS });
+  }
+
+  getWorkspace(name: string): Promise<WorkspaceInfo> {
+    return this.#send({ method: "GET", path: pathOf(["workspaces", name]) });
+  }
+
+  /** Keeps its state and ends its sandbox. */
+  suspendWorkspace(name: string, options: { diff?: boolean } = {}): Promise<WorkspaceInfo> {
+    const body = { diff: options.diff || undefined };
+    return this.#send({ method: "POST", path: pathOf(["workspaces", name, "suspend"]), body, takesMs: WRITE_MS });
+  }
+
+  /** Goes on in a new sandbox, where the last one was suspended. */
+  resumeWorkspace(name: string): Promise<WorkspaceInfo> {
+    return this.#send({ method: "POST", path: pathOf(["workspaces", name, "resume"]), takesMs: WRITE_MS });
+  }
+
+  /** Its sandbox and its kept state end with it. */
+  async deleteWorkspace(name: string): Promise<void> {
+    await this.#send({ method: "DELETE", path: pathOf(["workspaces", name]) });
   }
 
   /** Sandboxes for the length of a function: they are killed when it is over, those aside that are gone already. */

@@ -6,6 +6,7 @@ export type {
   ExecArguments,
   SpawnArguments,
   WaitArguments,
+  WorkspaceArguments,
 } from "./controller.js";
 export {
   BadAnswer,
@@ -28,6 +29,7 @@ export type {
   EvalResult,
   ExecOptions,
   ExecResult,
+  HealthInfo,
   PauseMicroseconds,
   PingResult,
   SandboxInfo,
@@ -36,5 +38,7 @@ export type {
   SpawnOptions,
   TextResult,
   VersionInfo,
+  WorkspaceInfo,
+  WorkspaceOptions,
 } from "./types.js";
 export { VERSION } from "./version.js";

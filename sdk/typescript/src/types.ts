@@ -1,5 +1,9 @@
 /** The bodies of requests and answers, field for field as docs/api.md of forkd tells them. */
 
+export interface HealthInfo {
+  ok: boolean;
+}
+
 export interface VersionInfo {
   version: string;
   api: string;
@@ -39,6 +43,11 @@ export interface SnapshotInfo {
   diff_logical_bytes?: number;
   /** Why it failed. */
   warning?: string;
+  /** These four where they were asked for. */
+  memory_own_kib?: number | null;
+  memory_pss_kib?: number | null;
+  memory_charged_kib?: number;
+  memory_image_kib?: number;
 }
 
 export interface SandboxInfo {
@@ -55,9 +64,23 @@ export interface SandboxInfo {
   branch_count: number;
   /** Why it stands still. */
   stalled?: string;
+  /** These three where they were asked for. */
   memory_own_kib?: number | null;
   memory_pss_kib?: number | null;
   memory_charged_kib?: number;
+}
+
+export interface WorkspaceInfo {
+  id: string;
+  name: string;
+  source_snapshot_tag: string;
+  status: "running" | "suspended" | "stale";
+  created_at_unix: number;
+  last_active_unix: number;
+  /** The snapshot that its last suspension made. */
+  current_state_tag?: string;
+  /** While it runs. */
+  live_sandbox_id?: string;
 }
 
 export interface ExecResult {
@@ -136,6 +159,13 @@ export interface BranchOptions {
   /** false: the answer comes as soon as the snapshot can be spawned from, while it is still being written. */
   wait?: boolean;
   parent_tag?: string;
+}
+
+export interface WorkspaceOptions {
+  name: string;
+  snapshot_tag: string;
+  per_child_netns?: boolean;
+  memory_limit_mib?: number;
 }
 
 export interface ExecOptions {

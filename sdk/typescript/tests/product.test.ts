@@ -62,7 +62,8 @@ test("commands end as they did", () =>
   }));
 
 test("a body that is too large is told as such", async () => {
-  assert.equal((await rejected(forkd.ControllerError, controller.evalCode("sb-none", "x".repeat(4 << 20)))).status, 413);
+  const call = controller.evalCode("sb-none", "x".repeat(4 << 20));
+  assert.equal((await rejected(forkd.ControllerError, call)).status, 413);
 });
 
 test("evals give the value or the error", () =>
@@ -111,6 +112,18 @@ test("a branch has what its source had at that moment", () =>
     assert.equal(await memory(source.id, "read", "0x1800000"), "0x8");
     await rejected(forkd.NotFound, controller.deleteSnapshot(tag));
   }));
+
+test("a workspace is put away and taken up again", async () => {
+  const made = await controller.createWorkspace({ name: "desk", ...bare });
+  assert.deepEqual(await controller.listWorkspaces(), [await controller.getWorkspace("desk")]);
+  await controller.execCommand(made.live_sandbox_id!, ["mem", "write", "0x1800000", "0x7"]);
+  assert.equal((await controller.suspendWorkspace("desk")).status, "suspended");
+  assert.deepEqual(await controller.listSandboxes(), []);
+  const { live_sandbox_id: id } = await controller.resumeWorkspace("desk");
+  assert.equal((await controller.execCommand(id!, ["mem", "read", "0x1800000"])).stdout, "0x7\n");
+  await controller.deleteWorkspace("desk");
+  await rejected(forkd.NotFound, controller.getWorkspace("desk"));
+});
 
 test("a hundred at once", () =>
   controller.spawned({ ...bare, n: 100 }, async (sandboxes) => {
