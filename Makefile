@@ -4,7 +4,7 @@ N ?= 10
 CMD ?= forkd doctor
 export N
 
-.PHONY: all help deps build install deb quickstart test check lab format tidy docs sanitize fuzz check-floors bench clean
+.PHONY: all help deps build install deb quickstart test check lab format tidy docs sanitize fuzz check-floors bench bench-pause clean
 .DEFAULT_GOAL := build
 all: build
 
@@ -17,6 +17,7 @@ help:
 	@echo "make bench        what a fork costs, beside the least it can cost (docs/benchmarks.md)"
 	@echo "make install      into DESTDIR, below prefix (/usr/local): programs, pages, completions, the service"
 	@echo "make deb          a Debian package in build-deb/"
+	@echo "make bench-pause  what a BRANCH makes a guest wait for (QUICK=1: some minutes; docs/benchmarks.md)"
 	@echo "make deps         install what is missing (apt)"
 	@echo "make format tidy docs check-floors sanitize fuzz clean"
 
@@ -66,6 +67,9 @@ check-floors:
 bench: build
 	@$(BUILD)/bench/vmbench spawn -n 100
 	@$(BUILD)/bench/vmbench spawn -n 100 --product
+
+bench-pause: build
+	@bench/pause-window/run --build $(BUILD) $(if $(QUICK),--quick)
 
 # Generated and foreign files are left alone.
 SOURCES = $(shell git ls-files 'src/*.[ch]' 'tests/*.[ch]' 'guest/*.[ch]' 'bench/*.[ch]')
