@@ -166,13 +166,42 @@ static void tell_loop(struct blk *blk)
     (void)n; /* EAGAIN: the loop was told already */
 }
 
+static bool steps_are_due(const struct blk *blk)
+{
+    return blk->tending && !blk->stalled && (!blk->queue_len || blk->untended >= BLK_TEND_EVERY);
+}
+
+/* Steps of the backend's own work until a request waits, one at least. Without the mutex, and without taking it in
+ * between: steps may be so short that others would hardly get it. */
+static void steps_do(struct blk *blk)
+{
+    bool more;
+    blk->untended = 0;
+    __atomic_store_n(&blk->wanted, blk->queue_len > 0, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&blk->mutex);
+    do
+        more = blk->backend->tend(blk->backend->disk);
+    while (more && !__atomic_load_n(&blk->wanted, __ATOMIC_RELAXED));
+    pthread_mutex_lock(&blk->mutex);
+    if (more)
+        return;
+    blk->tending = false;
+    blk->tended = true;
+    tell_loop(blk);
+}
+
 /* The entry to do next, or -1 when the worker is to end. */
 static int work_take(struct blk *blk)
 {
-    while (!blk->stop && (blk->stalled || !blk->queue_len))
-        pthread_cond_wait(&blk->work, &blk->mutex);
+    while (!blk->stop && (blk->stalled || !blk->queue_len || steps_are_due(blk))) {
+        if (steps_are_due(blk))
+            steps_do(blk);
+        else
+            pthread_cond_wait(&blk->work, &blk->mutex);
+    }
     if (blk->stop)
         return -1;
+    blk->untended++;
     int i = blk->queue[blk->queue_at];
     blk->queue_at = (blk->queue_at + 1) % VIRTQ_SIZE_MAX;
     blk->queue_len--;
@@ -236,6 +265,13 @@ static int worker_start(struct blk *blk)
     return -rc;
 }
 
+/* Has the worker look up, whatever it does between requests. */
+static void worker_want(struct blk *blk)
+{
+    __atomic_store_n(&blk->wanted, true, __ATOMIC_RELAXED);
+    pthread_cond_signal(&blk->work);
+}
+
 /* Appends an entry that holds a head to the worker's queue. */
 static void enqueue(struct blk *blk, unsigned i)
 {
@@ -255,7 +291,7 @@ static void work_begin(struct blk *blk)
         blk->stall_rc = rc;
         tell_loop(blk);
     }
-    pthread_cond_signal(&blk->work);
+    worker_want(blk);
     pthread_mutex_unlock(&blk->mutex);
 }
 
@@ -291,7 +327,7 @@ static void blk_notify(struct virtio_dev *dev, unsigned queue)
 static void complete(struct blk *blk)
 {
     struct virtio_dev *dev = &blk->virtio;
-    bool pushed = false, lied = false, stalled = false;
+    bool pushed = false, lied = false, stalled = false, tended = false;
     pthread_mutex_lock(&blk->mutex);
     for (unsigned i = 0; i < VIRTQ_SIZE_MAX; i++) {
         struct blk_entry *e = &blk->entry[i];
@@ -306,6 +342,8 @@ static void complete(struct blk *blk)
     }
     stalled = blk->stalled && !blk->stall_told;
     blk->stall_told |= stalled;
+    tended = blk->tended;
+    blk->tended = false;
     pthread_mutex_unlock(&blk->mutex);
     if (pushed)
         virtio_interrupt(dev, QUEUE);
@@ -316,6 +354,8 @@ static void complete(struct blk *blk)
         err_set(&why, -blk->stall_rc, "%s", blk->started ? "write to the disk" : "start the worker of the disk");
         blk->on_stall(blk, &why);
     }
+    if (tended && blk->on_tended)
+        blk->on_tended(blk);
 }
 
 static void on_done(struct loop_source *source, uint32_t events)
@@ -350,6 +390,17 @@ void blk_retry(struct blk *blk)
     blk->stalled = false;
     pthread_mutex_unlock(&blk->mutex);
     work_begin(blk);
+}
+
+void blk_tend(struct blk *blk)
+{
+    if (!blk->loop || !blk->backend->tend)
+        return;
+    pthread_mutex_lock(&blk->mutex);
+    blk->tending = true;
+    if (worker_start(blk) == 0)
+        worker_want(blk);
+    pthread_mutex_unlock(&blk->mutex);
 }
 
 /* The device */
@@ -493,8 +544,8 @@ int blk_attach(struct blk *blk, struct loop *loop, const struct blk_backend *bac
     pthread_mutex_init(&blk->mutex, NULL);
     pthread_cond_init(&blk->work, NULL);
     pthread_cond_init(&blk->idle, NULL);
-    blk->stop = blk->busy = blk->stalled = blk->stall_told = blk->started = false;
-    blk->queue_at = blk->queue_len = 0;
+    blk->stop = blk->busy = blk->stalled = blk->stall_told = blk->started = blk->tending = blk->tended = false;
+    blk->queue_at = blk->queue_len = blk->untended = 0;
     for (unsigned i = 0; i < VIRTQ_SIZE_MAX; i++) /* of an earlier life */
         if (blk->entry[i].state != BLK_FREE)
             enqueue(blk, i);
@@ -510,7 +561,7 @@ void blk_detach(struct blk *blk)
         return;
     pthread_mutex_lock(&blk->mutex);
     blk->stop = true;
-    pthread_cond_signal(&blk->work);
+    worker_want(blk);
     pthread_mutex_unlock(&blk->mutex);
     if (blk->started)
         pthread_join(blk->worker, NULL);

@@ -17,6 +17,10 @@
  *
  * FLUSH ends where the backend says; a sandbox's disk dies with it.
  *
+ * A backend may have work of its own that must not run beside its requests (disk/merge.c). Its owner announces it with
+ * blk_tend(); the worker does it in steps while no request waits, and under load one step after so many requests that
+ * it is felt little and yet ends.
+ *
  * States of an entry (under `mutex`): free -> queued -> (worker) -> done -> free. Only the loop's thread, or a
  * reset, takes entries from and gives them to `free`; only the worker makes one done.
  *
@@ -25,6 +29,8 @@
  *    may wait for it.
  * 2. A reset returns when the worker writes into guest memory no more.
  * 3. At most VIRTQ_SIZE_MAX requests are in flight, whatever the ring says; further ones wait in the ring.
+ * 4. Requests that wait go before a step of the backend's own work, except that after BLK_TEND_EVERY of them one step
+ *    is done. None is done while the device is stalled.
  *
  * Threads: as virtio.h; the backend is called on the worker alone. */
 #ifndef FORKD_DEV_BLK_H
@@ -33,7 +39,7 @@
 #include "dev/virtio.h"
 #include "sys/loop.h"
 
-enum { BLK_SECTOR = 512, BLK_BLOCK = 4096, BLK_SEGMENTS_MAX = VIRTQ_CHAIN_MAX - 2 };
+enum { BLK_SECTOR = 512, BLK_BLOCK = 4096, BLK_SEGMENTS_MAX = VIRTQ_CHAIN_MAX - 2, BLK_TEND_EVERY = 8 };
 
 /* What is behind the device. Offsets and lengths are in bytes, multiples of BLK_SECTOR, inside the device. All
  * return 0, or a negative errno: -ENOSPC and -EDQUOT stall the device, others fail the request. */
@@ -44,6 +50,7 @@ struct blk_backend {
     int (*discard)(void *disk, uint64_t at, uint64_t len);
     int (*write_zeroes)(void *disk, uint64_t at, uint64_t len);
     int (*flush)(void *disk);
+    bool (*tend)(void *disk); /* a short step of its own work; whether there is more. NULL: it never has any */
 };
 
 enum blk_entry_state { BLK_FREE, BLK_QUEUED, BLK_TAKEN, BLK_DONE };
@@ -59,6 +66,8 @@ struct blk {
     struct virtio_dev virtio; /* first: it is the device */
     /* The device stalled, or stalled again after a retry. On the loop's thread, with the device lock; may be NULL. */
     void (*on_stall)(struct blk *blk, const struct err *why);
+    /* The backend's own work is done, after blk_tend(). In the same way. */
+    void (*on_tended)(struct blk *blk);
 
     /* State. */
     uint64_t bytes;
@@ -78,12 +87,15 @@ struct blk {
     struct virtq ring; /* where the worker finds chains: a copy, since the driver may move the queue */
     bool stop, busy, stalled, stall_told;
     int stall_rc;
+    bool tending, tended;           /* there are steps to do; they are done, and on_tended was not called */
+    bool wanted;                    /* the worker is to stop its steps and look; read without the mutex */
+    unsigned untended;              /* requests since the last step */
     uint16_t queue[VIRTQ_SIZE_MAX]; /* entries queued, a ring in the order they came */
     unsigned queue_at, queue_len;
 };
 
 /* A device of `bytes`, rounded up to whole blocks: reads beyond the backend's end are the backend's matter.
- * on_stall is set by the machine after. */
+ * on_stall and on_tended are set by the machine after. */
 void blk_init(struct blk *blk, struct gmem *gmem, uint64_t bytes, bool read_only);
 /* `backend` stays valid until blk_detach(). */
 int blk_attach(struct blk *blk, struct loop *loop, const struct blk_backend *backend, struct err *err);
@@ -94,5 +106,7 @@ void blk_detach(struct blk *blk);
 bool blk_is_stalled(struct blk *blk);
 /* Does the request again that stalled. A device that is not stalled is left alone. */
 void blk_retry(struct blk *blk);
+/* The backend has work of its own. Where no worker can be started for it, the next request's does it. */
+void blk_tend(struct blk *blk);
 
 #endif

@@ -1,8 +1,10 @@
-/* blk.c: claims about src/dev/blk.c: requests, their errors, those in flight across a fork, stalls, resets. */
+/* blk.c: claims about src/dev/blk.c: requests, their errors, those in flight across a fork, stalls, resets, the
+ * backend's own work. */
 #include "dev/blk.h"
 #include "driver.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -23,6 +25,8 @@ struct fake {
     unsigned waiting; /* at the gate now */
     unsigned done;    /* requests that passed it */
     int fail;         /* what they return instead of working */
+    unsigned chores;  /* steps of its own that are left */
+    unsigned done_at_step[64], steps;
     uint8_t bytes[DISK];
 };
 
@@ -31,7 +35,7 @@ struct host {
     struct blk blk;
     struct loop loop;
     struct fake *fake;
-    unsigned stalls;
+    unsigned stalls, tended;
     int stall_code;
 };
 
@@ -107,6 +111,24 @@ static int fake_flush(void *disk)
     return pass_gate(disk);
 }
 
+static bool fake_tend(void *disk)
+{
+    struct fake *f = disk;
+    pthread_mutex_lock(&f->mutex);
+    if (f->steps < sizeof f->done_at_step / sizeof *f->done_at_step)
+        f->done_at_step[f->steps] = f->done;
+    f->steps++;
+    bool more = --f->chores;
+    pthread_mutex_unlock(&f->mutex);
+    return more;
+}
+
+static void on_tended(struct blk *blk)
+{
+    struct host *h = (struct host *)((char *)blk - offsetof(struct host, blk));
+    h->tended++;
+}
+
 static void on_stall(struct blk *blk, const struct err *why)
 {
     struct host *h = (struct host *)((char *)blk - offsetof(struct host, blk));
@@ -120,7 +142,7 @@ static struct fake *fake_new(void)
     assert_non_null(f);
     pthread_mutex_init(&f->mutex, NULL);
     pthread_cond_init(&f->cond, NULL);
-    f->backend = (struct blk_backend){f, fake_read, fake_write, fake_zero, fake_zero, fake_flush};
+    f->backend = (struct blk_backend){f, fake_read, fake_write, fake_zero, fake_zero, fake_flush, fake_tend};
     for (uint32_t i = 0; i < DISK; i++)
         f->bytes[i] = (uint8_t)(i / BLK_SECTOR);
     return f;
@@ -130,6 +152,7 @@ static void host_up(struct host *h)
 {
     h->fake = fake_new();
     h->blk.on_stall = on_stall;
+    h->blk.on_tended = on_tended;
     assert_int_equal(loop_init(&h->loop, NULL), 0);
     assert_int_equal(blk_attach(&h->blk, &h->loop, &h->fake->backend, NULL), 0);
 }
@@ -579,9 +602,16 @@ static void a_worker_that_cannot_be_started_is_a_stall(void **state)
     host_end(h);
 }
 
+/* Once the reset has begun. */
 static void *open_gate(void *arg)
 {
-    gate_set(arg, false);
+    struct host *h = arg;
+    for (bool begun = false; !begun; sched_yield()) {
+        pthread_mutex_lock(&h->blk.mutex);
+        begun = h->blk.queue_len == 0;
+        pthread_mutex_unlock(&h->blk.mutex);
+    }
+    gate_set(h->fake, false);
     return NULL;
 }
 
@@ -595,7 +625,7 @@ static void a_reset_waits_for_the_worker_and_forgets_the_rest(void **state)
     for (int i = 0; i < 4; i++)
         submit(h, IN, 0, BLK_BLOCK, NULL);
     gate_await(h->fake);
-    assert_int_equal(pthread_create(&opener, NULL, open_gate, h->fake), 0);
+    assert_int_equal(pthread_create(&opener, NULL, open_gate, h), 0);
     driver_write32(&h->d, 0x70, 0); /* returns when nothing is written to guest memory any more */
     assert_false(h->blk.busy);
     pthread_join(opener, NULL);
@@ -618,6 +648,95 @@ static void a_reset_ends_a_stall(void **state)
     driver_probe(&h->d, &h->blk.virtio);
     assert_false(blk_is_stalled(&h->blk));
     assert_int_equal(ask(h, IN, 0, BLK_BLOCK, NULL), OK);
+    host_end(h);
+}
+
+static void tend(struct host *h, unsigned steps)
+{
+    pthread_mutex_lock(&h->fake->mutex);
+    h->fake->chores = steps;
+    pthread_mutex_unlock(&h->fake->mutex);
+    blk_tend(&h->blk);
+}
+
+static void await_tended(struct host *h, unsigned times)
+{
+    while (h->tended < times)
+        assert_true(driver_step(&h->d, &h->loop, PATIENCE_MS));
+}
+
+static void the_backend_s_own_work_is_done_without_a_request(void **state)
+{
+    struct host *h = host_new(false);
+    tend(h, 5);
+    await_tended(h, 1);
+    assert_int_equal(h->fake->steps, 5);
+    tend(h, 1); /* by the worker that is there */
+    await_tended(h, 2);
+    assert_int_equal(h->fake->steps, 6);
+    assert_int_equal(ask(h, IN, 0, BLK_BLOCK, NULL), OK);
+    host_end(h);
+}
+
+static void requests_go_before_the_backend_s_own_work_but_do_not_starve_it(void **state)
+{
+    enum { REQUESTS = 3 * BLK_TEND_EVERY + 1, STEPS = 40 };
+    struct host *h = host_new(false);
+    uint16_t head;
+    uint32_t len;
+    gate_set(h->fake, true);
+    for (int i = 0; i < REQUESTS; i++)
+        submit(h, FLUSH, 0, 0, NULL);
+    gate_await(h->fake);
+    tend(h, STEPS);
+    gate_set(h->fake, false);
+    await_tended(h, 1);
+    assert_int_equal(h->fake->steps, STEPS);
+    for (unsigned i = 0; i < STEPS; i++)
+        assert_int_equal(h->fake->done_at_step[i], i < 3 ? (i + 1) * BLK_TEND_EVERY : REQUESTS);
+    for (int i = 0; i < REQUESTS; i++)
+        assert_true(driver_take(&h->d, 0, &head, &len));
+    host_end(h);
+}
+
+static void the_backend_does_not_work_while_its_disk_is_full(void **state)
+{
+    struct host *h = host_new(false);
+    h->fake->fail = -ENOSPC;
+    struct request r = submit(h, IN, 0, BLK_BLOCK, NULL);
+    while (!h->stalls)
+        assert_true(driver_step(&h->d, &h->loop, PATIENCE_MS));
+    tend(h, 3);
+    blk_retry(&h->blk);
+    while (h->stalls < 2)
+        assert_true(driver_step(&h->d, &h->loop, PATIENCE_MS));
+    assert_int_equal(h->fake->steps, 0);
+    pthread_mutex_lock(&h->fake->mutex);
+    h->fake->fail = 0;
+    pthread_mutex_unlock(&h->fake->mutex);
+    blk_retry(&h->blk);
+    await(h, r.head);
+    await_tended(h, 1);
+    assert_int_equal(h->fake->steps, 3);
+    host_end(h);
+}
+
+static void the_backend_s_own_work_outlives_a_reset_and_not_its_device(void **state)
+{
+    struct host *h = host_new(false);
+    tend(h, UINT32_MAX);
+    assert_int_equal(ask(h, IN, 0, BLK_BLOCK, NULL), OK);
+    driver_write32(&h->d, 0x70, 0);
+    driver_probe(&h->d, &h->blk.virtio);
+    assert_int_equal(ask(h, IN, 0, BLK_BLOCK, NULL), OK);
+    blk_detach(&h->blk); /* in the midst of it */
+    unsigned steps = h->fake->steps;
+    assert_int_equal(blk_attach(&h->blk, &h->loop, &h->fake->backend, NULL), 0);
+    assert_int_equal(ask(h, IN, 0, BLK_BLOCK, NULL), OK);
+    assert_int_equal(h->fake->steps, steps);
+    tend(h, 2);
+    await_tended(h, 1);
+    assert_int_equal(h->fake->steps, steps + 2);
     host_end(h);
 }
 
@@ -667,6 +786,10 @@ int main(void)
         cmocka_unit_test(a_worker_that_cannot_be_started_is_a_stall),
         cmocka_unit_test(a_reset_waits_for_the_worker_and_forgets_the_rest),
         cmocka_unit_test(a_reset_ends_a_stall),
+        cmocka_unit_test(the_backend_s_own_work_is_done_without_a_request),
+        cmocka_unit_test(requests_go_before_the_backend_s_own_work_but_do_not_starve_it),
+        cmocka_unit_test(the_backend_does_not_work_while_its_disk_is_full),
+        cmocka_unit_test(the_backend_s_own_work_outlives_a_reset_and_not_its_device),
         cmocka_unit_test(malformed_state_is_refused),
     };
     return cmocka_run_group_tests_name("blk", tests, NULL, NULL);
