@@ -18,15 +18,17 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { IOV_CHUNK = 64, FLATTEN_BLOCKS = 16 };
+enum { IOV_CHUNK = 64 };
 
 /* Making and opening */
 
 int disk_init(struct disk *disk, uint64_t bytes, struct err *err)
 {
     *disk = (struct disk){.base_fd = -1, .private_layer = -1};
-    for (unsigned i = 0; i < DISK_LAYERS_MAX; i++)
+    for (unsigned i = 0; i < DISK_SLOTS; i++)
         disk->layer_fd[i] = -1;
+    for (unsigned i = 0; i < DISK_LAYERS_MAX; i++)
+        disk->order[i] = (uint8_t)i;
     if (bytes == 0 || bytes > DISK_BYTES_MAX)
         return err_say(err, EINVAL, "a disk of %llu bytes: at least one byte and at most 16 TiB",
                        (unsigned long long)bytes);
@@ -43,10 +45,11 @@ void disk_destroy(struct disk *disk)
 void disk_close(struct disk *disk)
 {
     fd_close(&disk->base_fd);
-    for (unsigned i = 0; i < disk->opened; i++)
+    for (unsigned i = 0; i < DISK_SLOTS; i++)
         fd_close(&disk->layer_fd[i]);
     disk->opened = 0;
     disk->private_layer = -1;
+    disk->merge.phase = MERGE_IDLE;
 }
 
 int64_t disk_image_bytes(int fd, struct err *err)
@@ -103,8 +106,31 @@ int disk_open_frozen(struct disk *disk, int fd, struct err *err)
         return rc;
     if (disk->private_layer >= 0 || disk->opened == disk->layers)
         return err_say(err, EINVAL, "the disk's state names %u layers, not more", disk->layers);
-    disk->layer_fd[disk->opened++] = steal_fd(&layer);
+    disk->layer_fd[disk->order[disk->opened++]] = steal_fd(&layer);
+    disk->birth_layers = disk->opened;
     return 0;
+}
+
+unsigned disk_frozen(const struct disk *disk)
+{
+    return disk->private_layer < 0 ? disk->opened : disk->layers - 1;
+}
+
+int disk_layer_fd(const struct disk *disk, unsigned number)
+{
+    return disk->layer_fd[disk->order[number]];
+}
+
+/* Invariant 5; -1: there is none. */
+static int free_slot(const struct disk *disk)
+{
+    bool taken[DISK_SLOTS] = {0};
+    for (unsigned i = 0; i < disk->layers; i++)
+        taken[disk->order[i]] = true;
+    for (int slot = 0; slot < DISK_SLOTS; slot++)
+        if (!taken[slot] && __atomic_load_n(&disk->layer_fd[slot], __ATOMIC_ACQUIRE) < 0)
+            return slot;
+    return -1;
 }
 
 /* Appends a layer that is fit to be private. */
@@ -117,12 +143,14 @@ static int append_private(struct disk *disk, int fd, struct err *err)
         return rc;
     if (access_mode(layer) != O_RDWR || st.st_size != 0)
         return err_say(err, EINVAL, "the private layer of a disk must be an empty file, open for reading and writing");
-    if (disk->layers == DISK_LAYERS_MAX)
+    int slot = disk->layers < DISK_LAYERS_MAX ? free_slot(disk) : -1;
+    if (slot < 0)
         return err_say(err, EMFILE, "the disk has %u layers, that is the limit", disk->layers);
-    disk->layer_fd[disk->layers++] = steal_fd(&layer);
+    disk->layer_fd[slot] = steal_fd(&layer);
+    disk->order[disk->layers++] = (uint8_t)slot;
     disk->opened = disk->layers;
     /* Last: a request that begins now finds the descriptor in place. */
-    __atomic_store_n(&disk->private_layer, (int)disk->layers - 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&disk->private_layer, slot, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -135,13 +163,13 @@ int disk_open_private(struct disk *disk, int fd, struct err *err)
     return append_private(disk, steal_fd(&layer), err);
 }
 
-int disk_take(struct disk *disk, struct disk *from, struct err *err)
+int disk_take(struct disk *disk, struct disk *from, unsigned layers, struct err *err)
 {
-    if (from->private_layer >= 0)
-        return err_say(err, EINVAL, "a disk with a private layer keeps its layers");
+    if (from->private_layer >= 0 || layers > from->opened)
+        return err_say(err, EINVAL, "a disk of %u frozen layers cannot give %u away", disk_frozen(from), layers);
     int rc = disk_open_base(disk, steal_fd(&from->base_fd), err);
-    for (unsigned i = 0; rc == 0 && i < from->opened; i++)
-        rc = disk_open_frozen(disk, steal_fd(&from->layer_fd[i]), err);
+    for (unsigned i = 0; rc == 0 && i < layers; i++)
+        rc = disk_open_frozen(disk, steal_fd(&from->layer_fd[from->order[i]]), err);
     disk_close(from);
     return rc;
 }
@@ -292,11 +320,11 @@ int disk_read(struct disk *disk, const struct iovec *iov, unsigned count, uint64
 }
 
 /* Part of a block: what is around it comes from where the block is now. */
-static int write_part(struct disk *disk, struct cursor *c, unsigned layer, uint64_t at, uint64_t len)
+static int write_part(struct disk *disk, struct cursor *c, unsigned slot, uint64_t at, uint64_t len)
 {
     uint64_t block = at / DISK_BLOCK;
-    int fd = disk->layer_fd[layer];
-    if (index_get(disk, block) == place_of_layer(layer))
+    int fd = disk->layer_fd[slot];
+    if (index_get(disk, block) == place_of_slot(slot))
         return cursor_transfer(c, fd, at, len, true);
     uint8_t bytes[DISK_BLOCK];
     const struct iovec whole = {bytes, sizeof bytes};
@@ -316,34 +344,34 @@ static int write_part(struct disk *disk, struct cursor *c, unsigned layer, uint6
     }
     rc = io_pwrite_all(fd, bytes, sizeof bytes, block * DISK_BLOCK, NULL);
     if (rc == 0)
-        index_set(disk, block, 1, place_of_layer(layer));
+        index_set(disk, block, 1, place_of_slot(slot));
     return rc;
 }
 
-static int write_blocks(struct disk *disk, struct cursor *c, unsigned layer, uint64_t at, uint64_t len)
+static int write_blocks(struct disk *disk, struct cursor *c, unsigned slot, uint64_t at, uint64_t len)
 {
-    int rc = cursor_transfer(c, disk->layer_fd[layer], at, len, true);
+    int rc = cursor_transfer(c, disk->layer_fd[slot], at, len, true);
     if (rc == 0)
-        index_set(disk, at / DISK_BLOCK, len / DISK_BLOCK, place_of_layer(layer));
+        index_set(disk, at / DISK_BLOCK, len / DISK_BLOCK, place_of_slot(slot));
     return rc;
 }
 
-/* The layer a request goes to, from its first byte to its last. */
-static int private_layer(const struct disk *disk)
+/* The slot of the layer that a request goes to, from its first byte to its last. */
+static int private_slot(const struct disk *disk)
 {
     return __atomic_load_n(&disk->private_layer, __ATOMIC_ACQUIRE);
 }
 
-static int write_cursor(struct disk *disk, struct cursor *c, unsigned layer, uint64_t at, uint64_t left)
+static int write_cursor(struct disk *disk, struct cursor *c, unsigned slot, uint64_t at, uint64_t left)
 {
     while (left) {
         uint64_t into = at % DISK_BLOCK, n = left - left % DISK_BLOCK;
         int rc;
         if (into || !n) {
             n = DISK_BLOCK - into < left ? DISK_BLOCK - into : left;
-            rc = write_part(disk, c, layer, at, n);
+            rc = write_part(disk, c, slot, at, n);
         } else {
-            rc = write_blocks(disk, c, layer, at, n);
+            rc = write_blocks(disk, c, slot, at, n);
         }
         if (rc < 0)
             return rc;
@@ -357,14 +385,14 @@ int disk_write(struct disk *disk, const struct iovec *iov, unsigned count, uint6
 {
     struct cursor c = {iov, count, 0};
     uint64_t left = cursor_left(&c);
-    int layer = private_layer(disk);
-    if (layer < 0 || !range_fits(disk, at, left))
-        return layer < 0 ? -EROFS : -EINVAL;
-    return write_cursor(disk, &c, (unsigned)layer, at, left);
+    int slot = private_slot(disk);
+    if (slot < 0 || !range_fits(disk, at, left))
+        return slot < 0 ? -EROFS : -EINVAL;
+    return write_cursor(disk, &c, (unsigned)slot, at, left);
 }
 
 /* Whole blocks. The index first: what it calls zero nobody reads, whatever becomes of the punch. */
-static void zero_blocks(struct disk *disk, unsigned layer, uint64_t at, uint64_t len)
+static void zero_blocks(struct disk *disk, unsigned slot, uint64_t at, uint64_t len)
 {
     while (len) {
         uint8_t place;
@@ -372,8 +400,8 @@ static void zero_blocks(struct disk *disk, unsigned layer, uint64_t at, uint64_t
         bool zero_already = place == PLACE_ZERO || (place == PLACE_BASE && at >= disk->base_bytes);
         if (!zero_already)
             index_set(disk, at / DISK_BLOCK, n / DISK_BLOCK, PLACE_ZERO);
-        if (place == place_of_layer(layer))
-            fallocate(disk->layer_fd[layer], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n);
+        if (place == place_of_slot(slot))
+            fallocate(disk->layer_fd[slot], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n);
         at += n;
         len -= n;
     }
@@ -382,20 +410,20 @@ static void zero_blocks(struct disk *disk, unsigned layer, uint64_t at, uint64_t
 int disk_zero(struct disk *disk, uint64_t at, uint64_t len)
 {
     static const uint8_t zeros[DISK_BLOCK];
-    int layer = private_layer(disk);
-    if (layer < 0 || !range_fits(disk, at, len))
-        return layer < 0 ? -EROFS : -EINVAL;
+    int slot = private_slot(disk);
+    if (slot < 0 || !range_fits(disk, at, len))
+        return slot < 0 ? -EROFS : -EINVAL;
     while (len) {
         uint64_t into = at % DISK_BLOCK, n = len - len % DISK_BLOCK;
         if (into || !n) {
             n = DISK_BLOCK - into < len ? DISK_BLOCK - into : len;
             const struct iovec part = {(void *)zeros, (size_t)n};
             struct cursor c = {&part, 1, 0};
-            int rc = write_part(disk, &c, (unsigned)layer, at, n);
+            int rc = write_part(disk, &c, (unsigned)slot, at, n);
             if (rc < 0)
                 return rc;
         } else {
-            zero_blocks(disk, (unsigned)layer, at, n);
+            zero_blocks(disk, (unsigned)slot, at, n);
         }
         at += n;
         len -= n;
@@ -405,73 +433,6 @@ int disk_zero(struct disk *disk, uint64_t at, uint64_t len)
 
 int disk_flush(struct disk *disk)
 {
-    return 0;
-}
-
-/* Flattening */
-
-static int flatten_run(struct disk *disk, uint8_t *buf, uint8_t place, uint64_t block, uint64_t count)
-{
-    const unsigned layer = (unsigned)disk->private_layer;
-    while (count) {
-        uint64_t n = count < FLATTEN_BLOCKS ? count : FLATTEN_BLOCKS, at = block * DISK_BLOCK;
-        int rc = io_pread_all(disk->layer_fd[place - PLACE_LAYER], buf, (size_t)n * DISK_BLOCK, at, NULL);
-        if (rc == 0)
-            rc = io_pwrite_all(disk->layer_fd[layer], buf, (size_t)n * DISK_BLOCK, at, NULL);
-        if (rc < 0)
-            return rc;
-        index_set(disk, block, n, place_of_layer(layer));
-        block += n;
-        count -= n;
-    }
-    return 0;
-}
-
-/* Every block of a frozen layer into the private one. */
-static int flatten_blocks(struct disk *disk, uint8_t *buf)
-{
-    const uint8_t private_place = place_of_layer((unsigned)disk->private_layer);
-    uint64_t blocks = disk_blocks(disk);
-    for (uint64_t block = 0, run; block < blocks; block += run) {
-        uint8_t place = index_get(disk, block);
-        run = index_run(disk, block, blocks - block, place);
-        if (place < PLACE_LAYER || place == private_place)
-            continue;
-        int rc = flatten_run(disk, buf, place, block, run);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
-}
-
-int disk_flatten(struct disk *disk, struct err *err)
-{
-    if (disk->private_layer < 0)
-        return err_say(err, EINVAL, "the disk has no private layer to flatten into");
-    uint8_t *buf = malloc((size_t)FLATTEN_BLOCKS * DISK_BLOCK);
-    if (!buf)
-        return err_set(err, ENOMEM, "flatten a disk");
-    /* A failure half-way leaves some blocks in the private layer, equal to those they were copied from. */
-    int rc = flatten_blocks(disk, buf);
-    free(buf);
-    if (rc < 0)
-        return err_set(err, -rc, "copy the blocks of %u layers into one", disk->layers);
-
-    unsigned last = disk->layers - 1;
-    int fd = disk->layer_fd[last];
-    disk->layer_fd[last] = -1;
-    for (unsigned i = 0; i < last; i++)
-        fd_close(&disk->layer_fd[i]);
-    disk->layer_fd[0] = fd;
-    disk->layers = disk->opened = 1;
-    disk->private_layer = 0;
-    uint64_t blocks = disk_blocks(disk);
-    for (uint64_t block = 0, run; block < blocks; block += run) {
-        uint8_t place = index_get(disk, block);
-        run = index_run(disk, block, blocks - block, place);
-        if (place == place_of_layer(last))
-            index_set(disk, block, run, place_of_layer(0));
-    }
     return 0;
 }
 

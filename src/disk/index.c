@@ -2,7 +2,8 @@
  *
  * Packed form: records that cover all blocks in order. A record is a 32-bit count and then one byte, the place of
  * that many blocks; or, where RECORD_LITERAL is set in the count, that many bytes, one each. Short runs are
- * written as literals, so the packed form is never much longer than the index. */
+ * written as literals, so the packed form is never much longer than the index. Places are those of a disk whose layers
+ * are in the slots of their numbers. */
 #include "disk/index.h"
 
 #include <errno.h>
@@ -92,17 +93,32 @@ size_t index_state_bound(const struct disk *disk)
     return (size_t)(blocks + (blocks / RUN_MIN + blocks / RECORD_MAX + 2) * 2 * RECORD_HEAD);
 }
 
-static void pack_literal(const struct disk *disk, struct pack *p, uint64_t block, uint64_t count)
+/* What a place is called in the packed form. */
+struct place_names {
+    uint8_t name[256];
+};
+
+static struct place_names name_places(const struct disk *disk)
+{
+    struct place_names names = {.name = {[PLACE_ZERO] = PLACE_ZERO}};
+    for (unsigned i = 0; i < disk->layers; i++)
+        names.name[place_of_slot(disk->order[i])] = (uint8_t)(PLACE_LAYER + i);
+    return names;
+}
+
+static void pack_literal(const struct disk *disk, const struct place_names *names, struct pack *p, uint64_t block,
+                         uint64_t count)
 {
     if (!count)
         return;
     pack_u32(p, RECORD_LITERAL | (uint32_t)count);
     for (uint64_t b = block; b < block + count; b++)
-        pack_u8(p, index_get(disk, b));
+        pack_u8(p, names->name[index_get(disk, b)]);
 }
 
 void index_save(const struct disk *disk, struct pack *p)
 {
+    const struct place_names names = name_places(disk);
     uint64_t blocks = disk_blocks(disk), literal = 0, block = 0;
     while (block < blocks) {
         /* The worker may set bytes meanwhile: a run is what was seen of each block, and so is a literal. */
@@ -110,21 +126,21 @@ void index_save(const struct disk *disk, struct pack *p)
         uint8_t place = index_get(disk, block);
         uint64_t run = index_run(disk, block, left < RECORD_MAX ? left : RECORD_MAX, place);
         if (run >= RUN_MIN) {
-            pack_literal(disk, p, block - literal, literal);
+            pack_literal(disk, &names, p, block - literal, literal);
             literal = 0;
             pack_u32(p, (uint32_t)run);
-            pack_u8(p, place);
+            pack_u8(p, names.name[place]);
         } else {
             run = run ? run : 1;
             literal += run;
         }
         block += run;
         if (literal >= RECORD_MAX / 2) {
-            pack_literal(disk, p, block - literal, literal);
+            pack_literal(disk, &names, p, block - literal, literal);
             literal = 0;
         }
     }
-    pack_literal(disk, p, block - literal, literal);
+    pack_literal(disk, &names, p, block - literal, literal);
 }
 
 static bool place_known(const struct disk *disk, uint8_t place)

@@ -19,5 +19,5 @@ bool layers_next(const struct disk *disk, uint64_t from, struct layer_run *run)
 
 void layers_put(struct disk *disk, const struct layer_run *run)
 {
-    index_set(disk, run->first, run->count, run->layer < 0 ? PLACE_ZERO : place_of_layer((unsigned)run->layer));
+    index_set(disk, run->first, run->count, run->layer < 0 ? PLACE_ZERO : place_of_slot((unsigned)run->layer));
 }

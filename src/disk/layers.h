@@ -1,6 +1,7 @@
 /* layers.h: where the blocks of a disk are, for whoever writes a disk to files, or makes one of files.
  *
- * The disk is one that was initialised and loaded from a state, or is filled here; its layers need not be open. */
+ * The disk is one that was initialised and loaded from a state, or is filled here, so that its layers are in the slots
+ * of their numbers; they need not be open. */
 #ifndef FORKD_DISK_LAYERS_H
 #define FORKD_DISK_LAYERS_H
 

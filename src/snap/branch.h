@@ -15,6 +15,10 @@
  *   puts the pages in place, unpacks the state: it is the template
  *   DONE  --------------------------------------->   since the last branch: nothing
  *
+ * Layers: the target names those it has by how many they are and how often layers had been merged out of the row then
+ * (disk/disk.h). Where the source has merged none since, the target has the oldest of the source's and gets the others;
+ * else it lets its own go and gets all. The source merges nothing between the save and RESUMED.
+ *
  * So in the pause nobody waits for another process. Only where more pages are left than the stage holds, or the target
  * asked to compare all memory, the source stands still after PARKED until the target says RESUME.
  *
@@ -61,7 +65,7 @@ struct branch_source {
     struct loop_source peer; /* the socket to the target; closed by the branch */
     int layer_fd;            /* the private layer after the freeze, or -1 */
     struct branch_shared shared;
-    unsigned target_layers;
+    unsigned target_layers, target_merges;
     bool captured; /* the pause is over: DONE is all that may come */
 };
 

@@ -49,6 +49,7 @@ static int share(struct branch_source *b, const struct branch_message *m, int fd
     if (rc < 0)
         return rc;
     b->target_layers = m->layers;
+    b->target_merges = m->merges;
     const struct machine_instant have = {m->instant_source, m->instant_number};
     rc = dirty_add_since(b->dirty, have, b->shared.wanted, err);
     return rc < 0 ? rc : rehearse(b, err);
@@ -63,18 +64,22 @@ static int fetch(struct branch_source *b, struct err *err)
     return branch_send(b->peer.fd, &reply, NULL, 0, err);
 }
 
-/* The layers the target has not got; all are frozen now. Their descriptors stay the disk's. */
-static int layers_for_target(const struct branch_source *b, int *fds, unsigned *count, struct err *err)
+/* The layers the target has not got; all are frozen now. Their descriptors stay the disk's. What it has is the
+ * beginning of the row unless layers were merged since (disk.h, invariant 4): then it gets the whole row. */
+static int layers_for_target(const struct branch_source *b, struct branch_message *reply, int *fds, unsigned *count,
+                             struct err *err)
 {
     const struct disk *disk = &b->machine->disk;
+    unsigned frozen = disk_frozen(disk);
+    reply->merges = disk->merges;
+    reply->layers = b->target_merges == disk->merges ? b->target_layers : 0;
     *count = 0;
-    if (!b->machine->config.disk || disk->private_layer < 0)
+    if (!b->machine->config.disk)
         return 0;
-    unsigned frozen = (unsigned)disk->private_layer;
-    if (b->target_layers > frozen || frozen - b->target_layers > BRANCH_FDS_MAX)
-        return err_say(err, EPROTO, "the target of the branch has %u layers of %u", b->target_layers, frozen);
-    for (unsigned i = b->target_layers; i < frozen; i++)
-        fds[(*count)++] = disk->layer_fd[i];
+    if (reply->layers > frozen || frozen - reply->layers > BRANCH_FDS_MAX)
+        return err_say(err, EPROTO, "the target of the branch has %u layers of %u", reply->layers, frozen);
+    for (unsigned i = reply->layers; i < frozen; i++)
+        fds[(*count)++] = disk_layer_fd(disk, i);
     return 0;
 }
 
@@ -104,7 +109,7 @@ static int capture(struct branch_source *b, struct branch_message *reply, int *f
     if (rc == 0)
         rc = dirty_fetch(b->dirty, m, b->shared.wanted, err);
     if (rc == 0)
-        rc = layers_for_target(b, fds, count, err);
+        rc = layers_for_target(b, reply, fds, count, err);
     if (rc < 0)
         return rc;
     uint64_t fetched = clock_monotonic_ns();
@@ -134,7 +139,7 @@ static int tell_resumed(struct branch_source *b, uint64_t resume_ns, struct err 
     struct branch_message m = {.word = BRANCH_RESUMED,
                                .instant_source = instant.source,
                                .instant_number = instant.number,
-                               .layers = b->dirty->birth_layers,
+                               .layers = b->machine->disk.birth_layers,
                                .resume_ns = resume_ns};
     b->captured = true;
     memcpy(b->shared.diff, b->dirty->since_birth, b->dirty->words * sizeof(uint64_t));
@@ -180,8 +185,12 @@ static int obey(struct branch_source *b, const struct branch_message *m, const i
                                                      : err_say(err, EPROTO, "the target of the branch said no HELLO");
     if (m->word == BRANCH_FETCH && !b->captured)
         return fetch(b, err);
-    if (m->word == BRANCH_PARK && !b->captured)
-        return pause_and_capture(b, m->hold, err);
+    if (m->word == BRANCH_PARK && !b->captured) {
+        int rc = pause_and_capture(b, m->hold, err);
+        /* Not before the target was told of the layers as they were in the pause. */
+        machine_merge_layers(b->machine);
+        return rc;
+    }
     if (m->word != BRANCH_DONE || !b->captured)
         return err_say(err, EPROTO, "the target of the branch said %d %s the pause", m->word,
                        b->captured ? "after" : "before");

@@ -19,9 +19,10 @@ struct target {
     struct branch_shared shared;
     uint64_t state_len;
     unsigned staged;
-    unsigned layers; /* descriptors that came with PARKED */
+    unsigned kept;   /* layers it goes on with, oldest first */
+    unsigned layers; /* descriptors that came with PARKED: those that follow */
     int layer_fd[BRANCH_FDS_MAX];
-    unsigned birth_layers;
+    unsigned merges, birth_layers;
     struct machine_instant instant; /* what it becomes */
 };
 
@@ -66,7 +67,8 @@ static int share(struct target *t, struct err *err)
     struct branch_message hello = {.word = BRANCH_HELLO,
                                    /* The source's too: its disk has as many blocks. */
                                    .state_bytes = machine_state_bound(t->machine),
-                                   .layers = t->machine->config.disk ? t->machine->disk.opened : 0,
+                                   .layers = t->machine->config.disk ? disk_frozen(&t->machine->disk) : 0,
+                                   .merges = t->machine->disk.merges,
                                    .instant_source = have->source,
                                    .instant_number = have->number};
     own_fd int fd = -1;
@@ -149,6 +151,8 @@ static int the_pause(struct target *t, bool compare, struct branch_report *repor
         return err_say(err, EPROTO, "the source's state is longer than its room");
     t->state_len = answer.state_bytes;
     t->staged = answer.staged;
+    t->kept = answer.layers;
+    t->merges = answer.merges;
     report->kick_ns = answer.kick_ns;
     report->save_ns = answer.save_ns;
     report->log_ns = answer.log_ns;
@@ -176,7 +180,20 @@ static bool same_machine(const struct machine_config *a, const struct machine_co
            a->disk_read_only == b->disk_read_only && a->disk_bytes == b->disk_bytes;
 }
 
-/* A machine of the source's state on the same memory, with the layers of both. */
+/* The layers that its state names: the oldest are the template's, as many as the source says, the others came from
+ * there. */
+static int take_layers(struct target *t, struct disk *disk, struct err *err)
+{
+    int rc = disk_take(disk, &t->machine->disk, t->kept, err);
+    for (unsigned i = 0; rc == 0 && i < t->layers; i++)
+        rc = disk_open_frozen(disk, steal_fd(&t->layer_fd[i]), err);
+    if (rc == 0 && disk->opened != disk->layers)
+        rc = err_say(err, EPROTO, "the source's disk has %u layers, %u came", disk->layers, disk->opened);
+    disk->merges = t->merges;
+    return rc;
+}
+
+/* A machine of the source's state on the same memory. */
 static int replace_machine(struct target *t, struct err *err)
 {
     own_free uint8_t *state = malloc(t->state_len ? t->state_len : 1);
@@ -193,9 +210,7 @@ static int replace_machine(struct target *t, struct err *err)
     struct machine *made = machine_new(&config, t->machine->gmem.base, err);
     rc = made ? machine_state_read(made, state, t->state_len, err) : -err->code;
     if (rc == 0 && config.disk)
-        rc = disk_take(&made->disk, &t->machine->disk, err);
-    for (unsigned i = 0; rc == 0 && i < t->layers; i++)
-        rc = disk_open_frozen(&made->disk, steal_fd(&t->layer_fd[i]), err);
+        rc = take_layers(t, &made->disk, err);
     if (rc < 0) {
         machine_free(made);
         return rc;

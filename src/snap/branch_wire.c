@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-enum { MESSAGE_LEN = 5 * 4 + 9 * 8 };
+enum { MESSAGE_LEN = 6 * 4 + 9 * 8 };
 
 int branch_send(int sock, const struct branch_message *m, const int *fds, unsigned count, struct err *err)
 {
@@ -21,6 +21,7 @@ int branch_send(int sock, const struct branch_message *m, const int *fds, unsign
     pack_u32(&p, m->word);
     pack_u32(&p, m->code);
     pack_u32(&p, m->layers);
+    pack_u32(&p, m->merges);
     pack_u32(&p, m->staged);
     pack_u32(&p, m->hold);
     pack_u64(&p, m->state_bytes);
@@ -42,6 +43,7 @@ static bool parse(const uint8_t *buf, size_t len, struct branch_message *m)
     uint32_t word = unpack_u32(&u);
     m->code = unpack_u32(&u);
     m->layers = unpack_u32(&u);
+    m->merges = unpack_u32(&u);
     m->staged = unpack_u32(&u);
     m->hold = unpack_u32(&u);
     m->state_bytes = unpack_u64(&u);

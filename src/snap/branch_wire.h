@@ -11,19 +11,21 @@
 #define FORKD_SNAP_BRANCH_WIRE_H
 
 #include "base/err.h"
+#include "disk/disk.h"
 #include "snap/stage.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 enum branch_word {
-    BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has, instant it has; the shared memfd */
+    BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has and their merges, instant; the shared memfd */
     BRANCH_FETCH,     /* target */
     BRANCH_FETCHED,   /* source: wanted */
     BRANCH_PARK,      /* target: hold = pause until RESUME whatever there is to read */
-    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), staged, kick, save, log, pages; layers the target lacks */
+    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), staged, kick, save, log, pages; layers of the target's that
+                       are the oldest of the source's, all others after them, and the source's merges */
     BRANCH_RESUME,  /* target, where there was something to read or it asked to hold */
-    BRANCH_RESUMED, /* source: instant, layers it was forked with, resume */
+    BRANCH_RESUMED, /* source: instant, layers not written since its birth, resume */
     BRANCH_DONE,    /* target */
     BRANCH_SORRY,   /* source: it cannot; code = errno */
     BRANCH_WORDS_END
@@ -31,13 +33,13 @@ enum branch_word {
 
 struct branch_message {
     enum branch_word word;
-    uint32_t code, layers, staged, hold;
+    uint32_t code, layers, merges, staged, hold;
     uint64_t state_bytes, wanted;
     uint64_t instant_source, instant_number;
     uint64_t kick_ns, save_ns, log_ns, pages_ns, resume_ns;
 };
 
-enum { BRANCH_FDS_MAX = 200 };
+enum { BRANCH_FDS_MAX = DISK_LAYERS_MAX };
 
 /* Does not wait: neither side ever has more than two messages unread, and one that reads none must not stop the other,
  * a running sandbox. -ETIMEDOUT then. */

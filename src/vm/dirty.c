@@ -10,13 +10,11 @@
 int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err)
 {
     size_t words = bitmap_words(gmem_pages(&m->gmem));
-    *dirty =
-        (struct dirty){.words = words,
-                       .since_birth = bitmap_map(words),
-                       .since_branch = bitmap_map(words),
-                       .fetched = bitmap_map(words),
-                       .birth = m->instant,
-                       .birth_layers = m->disk.private_layer < 0 ? m->disk.opened : (unsigned)m->disk.private_layer};
+    *dirty = (struct dirty){.words = words,
+                            .since_birth = bitmap_map(words),
+                            .since_branch = bitmap_map(words),
+                            .fetched = bitmap_map(words),
+                            .birth = m->instant};
     int rc = 0;
     if (!dirty->since_birth || !dirty->since_branch || !dirty->fetched)
         rc = err_set(err, ENOMEM, "map the bitmaps of written pages");

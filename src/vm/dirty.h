@@ -24,11 +24,9 @@ struct dirty {
     uint64_t *since_birth, *since_branch, *fetched; /* mapped without reserve: untouched words cost nothing */
     struct machine_instant birth;                   /* of the template it was forked from */
     struct machine_instant captured;                /* the last, complete or not; the number is 0 before the first */
-    unsigned birth_layers;                          /* frozen layers of its disk then */
     uint64_t branched;                              /* the number of the last complete one; 0: none */
 };
 
-/* Before the machine's disk was frozen for the first time. */
 int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err);
 void dirty_destroy(struct dirty *dirty);
 

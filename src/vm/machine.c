@@ -92,6 +92,13 @@ static void blk_stall(struct blk *blk, const struct err *why)
     loop_wake(m->host.loop);
 }
 
+static void blk_tended(struct blk *blk)
+{
+    struct machine *m = blk->virtio.owner;
+    if (disk_merge(&m->disk))
+        blk_tend(blk);
+}
+
 /* The disk behind the block device; called on the device's worker. */
 
 static int backend_read(void *disk, const struct iovec *iov, unsigned count, uint64_t at)
@@ -114,6 +121,11 @@ static int backend_flush(void *disk)
     return disk_flush(disk);
 }
 
+static bool backend_tend(void *disk)
+{
+    return disk_merge_step(disk);
+}
+
 /* --- plain state --- */
 
 static void board_init(struct machine *m)
@@ -133,12 +145,14 @@ static int disk_device_init(struct machine *m, struct err *err)
         return rc;
     blk_init(&m->blk, &m->gmem, m->disk.bytes, m->config.disk_read_only);
     m->blk.on_stall = blk_stall;
+    m->blk.on_tended = blk_tended;
     m->disk_backend = (struct blk_backend){.disk = &m->disk,
                                            .read = backend_read,
                                            .write = backend_write,
                                            .discard = backend_zero,
                                            .write_zeroes = backend_zero,
-                                           .flush = backend_flush};
+                                           .flush = backend_flush,
+                                           .tend = backend_tend};
     return 0;
 }
 
@@ -370,7 +384,17 @@ int machine_start(struct machine *m, struct err *err)
         if (rc < 0)
             return rc;
     }
+    machine_merge_layers(m);
     return 0;
+}
+
+void machine_merge_layers(struct machine *m)
+{
+    if (!m->config.disk)
+        return;
+    pthread_mutex_lock(&m->lock);
+    blk_tended(&m->blk);
+    pthread_mutex_unlock(&m->lock);
 }
 
 /* A guest may end while its CPUs are on their way to a stop. */

@@ -170,6 +170,9 @@ int machine_park(struct machine *m, bool save, struct err *err);
 /* parked -> running. */
 int machine_resume(struct machine *m, struct err *err);
 
+/* attached, running or parked: has the disk's layers merged if they are many, as a start does. After each freeze. */
+void machine_merge_layers(struct machine *m);
+
 /* Whether this host can run the machine's saved state; the error names the feature it lacks. */
 int machine_check_host(const struct machine *m, int kvm_fd, struct err *err);
 

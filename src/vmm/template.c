@@ -65,6 +65,8 @@ static void fork_off(struct template *t, struct ctl_message *m)
     control_send(&t->control, &reply);
 }
 
+_Static_assert((int)DISK_LAYERS_MAX <= (int)CTL_EXTRA_MAX, "a message carries all layers of a disk");
+
 /* Must not: keep what it opened; and not touch memory. */
 static void export(struct template *t, uint32_t request)
 {
@@ -73,8 +75,6 @@ static void export(struct template *t, uint32_t request)
     struct content_export e;
     const struct disk *disk = &t->machine->disk;
     int rc = content_export(&t->content, t->machine, &e, &err);
-    if (rc == 0 && disk->opened > CTL_EXTRA_MAX)
-        rc = err_say(&err, E2BIG, "a disk of %u layers cannot be exported", disk->opened);
     if (rc < 0) {
         control_send_failed(&t->control, request, &err);
         return;
@@ -90,8 +90,9 @@ static void export(struct template *t, uint32_t request)
     m.fd[CTL_FD_DIFF] = e.diff_fd;
     if (t->machine->config.disk) {
         m.fd[CTL_FD_BASE] = disk->base_fd;
-        m.extra_count = disk->opened;
-        memcpy(m.extra, disk->layer_fd, disk->opened * sizeof *m.extra);
+        m.extra_count = disk_frozen(disk);
+        for (unsigned i = 0; i < m.extra_count; i++)
+            m.extra[i] = disk_layer_fd(disk, i);
     }
     control_send(&t->control, &m);
     content_export_close(&e);
