@@ -26,8 +26,19 @@ const char *fixture_vmm, *fixture_guest;
 static int born[256]; /* pidfds */
 static unsigned born_count;
 
+static bool pidfd_ended(int pidfd, int timeout_ms)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    return poll(&p, 1, timeout_ms) == 1;
+}
+
 static void remember(int pidfd)
 {
+    for (unsigned i = 0; i < born_count; i++)
+        while (i < born_count && pidfd_ended(born[i], 0)) {
+            close(born[i]);
+            born[i] = born[--born_count];
+        }
     assert_true(born_count < sizeof born / sizeof *born);
     born[born_count++] = dup(pidfd);
 }
@@ -246,19 +257,13 @@ struct template template_load(const struct image_fds *image)
     return t;
 }
 
-static bool pidfd_ended(int pidfd)
-{
-    struct pollfd p = {.fd = pidfd, .events = POLLIN};
-    return poll(&p, 1, DEADLINE_SECONDS * 1000) == 1;
-}
-
 void template_quit(struct template *t)
 {
     struct ctl_message m;
     ctl_message_init(&m, CTL_QUIT, 9);
     ctl_send(t->vmm.ctl, &m, NULL);
     if (t->pidfd >= 0)
-        assert_true(pidfd_ended(t->pidfd));
+        assert_true(pidfd_ended(t->pidfd, DEADLINE_SECONDS * 1000));
     else
         assert_int_equal(vmm_exit_status(t->vmm.pid), 0);
     close(t->vmm.ctl);
@@ -318,7 +323,7 @@ void sandbox_go(struct sandbox *s)
 
 bool sandbox_ended(const struct sandbox *s)
 {
-    return pidfd_ended(s->pidfd);
+    return pidfd_ended(s->pidfd, DEADLINE_SECONDS * 1000);
 }
 
 void sandbox_quit(struct sandbox *s)
