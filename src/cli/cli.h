@@ -33,6 +33,7 @@ extern const struct verb verb_resume;
 extern const struct verb verb_rmi;
 extern const struct verb verb_workspace;
 extern const struct verb verb_stop;
+extern const struct verb verb_cleanup;
 extern const struct verb verb_doctor;
 extern const struct verb verb_quickstart;
 extern const struct verb verb_version;

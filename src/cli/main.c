@@ -27,7 +27,7 @@ static const struct verb *const verbs[] = {
     &verb_kill,
     &verb_resume,
     &verb_rmi, &verb_workspace,
-    &verb_stop,
+    &verb_stop, &verb_cleanup,
     &verb_version,
     &verb_names,
     NULL,

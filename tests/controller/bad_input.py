@@ -27,7 +27,7 @@ def refused(c, method, path, body, statuses=(400,)):
 
 
 def world(c):
-    return c.get('/v1/snapshots'), c.get('/v1/sandboxes'), len(c.processes()), c.run_directories()
+    return c.get('/v1/snapshots'), c.get('/v1/sandboxes'), c.get('/v1/workspaces'), len(c.processes()), c.run_directories()
 
 
 class Unchanged:
@@ -53,7 +53,7 @@ def bodies(one):
     """The routes that read a body, and one they take."""
     return {'/v1/snapshots': {'tag': 'new', 'kernel': '/none'}, '/v1/sandboxes': {'snapshot_tag': 'py'},
             f'/v1/sandboxes/{one}/exec': {'args': ['true']}, f'/v1/sandboxes/{one}/eval': {'code': '1'},
-            f'/v1/sandboxes/{one}/branch': {'tag': 'new'}}
+            f'/v1/sandboxes/{one}/branch': {'tag': 'new'}, '/v1/workspaces': {'name': 'new', 'snapshot_tag': 'py'}}
 
 
 @case()
@@ -76,6 +76,7 @@ def fields_of_the_wrong_type_are_named(c):
               f'/v1/sandboxes/{one}/exec': {'args': 'l', 'timeout_secs': 'n', 'env': 'o', 'cwd': 's', 'stdin': 's',
                                             'output_limit': 'n'},
               f'/v1/sandboxes/{one}/eval': {'code': 's', 'timeout_secs': 'n'},
+              '/v1/workspaces': {'name': 's', 'snapshot_tag': 's', 'memory_limit_mib': 'n'},
               f'/v1/sandboxes/{one}/branch': {'tag': 's', 'mode': 's', 'diff': 'b', 'live': 'b', 'measure_diff': 'b', 'wait': 'b',
                                               'parent_tag': 's'}}
     values = {'s': 'text', 'b': True, 'n': 1, 'l': ['a', 2], 'o': {'a': 'b'}}
@@ -116,6 +117,8 @@ def tags_that_are_none_are_refused_wherever_one_is_told(c):
             refused(c, 'POST', '/v1/snapshots', {'tag': tag, 'kernel': c.kernel()})
             refused(c, 'POST', '/v1/sandboxes', {'snapshot_tag': tag})
             refused(c, 'POST', f'/v1/sandboxes/{one}/branch', {'tag': tag})
+            refused(c, 'POST', '/v1/workspaces', {'name': tag, 'snapshot_tag': 'py'})
+            refused(c, 'POST', '/v1/workspaces', {'name': 'new', 'snapshot_tag': tag})
 
 
 @case()
@@ -125,7 +128,8 @@ def names_in_paths_lead_nowhere_else(c):
         for name in NO_NAMES:
             for method, path in (('GET', '/v1/sandboxes/{}'), ('DELETE', '/v1/sandboxes/{}'), ('POST', '/v1/sandboxes/{}/ping'),
                                  ('POST', '/v1/sandboxes/{}/exec'), ('POST', '/v1/sandboxes/{}/branch'),
-                                 ('DELETE', '/v1/snapshots/{}'), ('DELETE', '/v1/snapshots/{}?force=true')):
+                                 ('GET', '/v1/workspaces/{}'), ('DELETE', '/v1/workspaces/{}'),
+                                 ('POST', '/v1/workspaces/{}/suspend'), ('DELETE', '/v1/snapshots/{}'), ('DELETE', '/v1/snapshots/{}?force=true')):
                 refused(c, method, path.format(name), '{"args":["true"]}', (400, 404))
 
 

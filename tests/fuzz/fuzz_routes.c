@@ -9,6 +9,7 @@
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
 #include "controller/trees.h"
+#include "controller/workspaces.h"
 
 #include <string.h>
 
@@ -134,6 +135,40 @@ int agent_eval(const struct rundir *run, const char *id, const struct rest_eval 
 {
     check(rq->code && rq->timeout_secs <= REST_TIMEOUT_MAX);
     return answer_of(answer, err);
+}
+
+int workspace_create(struct controller *c, const struct rest_workspace_create *rq, json_t **json, struct err *err)
+{
+    check(*rq->name && strlen(rq->name) <= REST_WORKSPACE_MAX && rest_tag_valid(rq->name));
+    check(rest_tag_valid(rq->snapshot_tag));
+    return answer_of(json, err);
+}
+
+int workspace_suspend(struct controller *c, const char *name, bool diff, json_t **json, struct err *err)
+{
+    return workspace_get(c, name, json, err);
+}
+
+int workspace_resume(struct controller *c, const char *name, json_t **json, struct err *err)
+{
+    return workspace_get(c, name, json, err);
+}
+
+int workspace_delete(struct controller *c, const char *name, struct err *err)
+{
+    return fails() ? err_say(err, REFUSED_MISSING, "workspace %s not found", name) : 0;
+}
+
+int workspace_get(struct controller *c, const char *name, json_t **json, struct err *err)
+{
+    if (workspace_delete(c, name, err) < 0)
+        return -err->code;
+    return answer_of(json, err);
+}
+
+json_t *workspaces_json(struct controller *c)
+{
+    return json_array();
 }
 
 void vmm_release(struct vmm *vmm)
