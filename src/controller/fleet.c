@@ -192,8 +192,9 @@ bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *b)
     b->state = SANDBOX_GONE;
     fleet->sandboxes -= first;
     list_remove(&b->link);
-    pthread_cond_broadcast(&fleet->changed);
     pthread_mutex_unlock(&fleet->lock);
+    /* Not under the lock, on which whoever wakes would go to sleep again at once. */
+    pthread_cond_broadcast(&fleet->changed);
     if (first)
         sandbox_unref(fleet, b);
     return first;

@@ -338,26 +338,38 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const cha
     return rc;
 }
 
-int sandbox_kill(struct controller *c, const char *id, struct err *err)
+/* Whether it is GONE in time. */
+static bool await_end(struct fleet *fleet, const struct sandbox *b)
 {
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, id);
     struct timespec until;
     int late = 0;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += GONE_SECS;
+    pthread_mutex_lock(&fleet->lock);
+    while (b->state != SANDBOX_GONE && !late)
+        late = pthread_cond_timedwait(&fleet->changed, &fleet->lock, &until);
+    pthread_mutex_unlock(&fleet->lock);
+    return !late;
+}
+
+int sandbox_kill(struct controller *c, const char *id, struct err *err)
+{
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, id);
     pthread_mutex_lock(&c->fleet.lock);
     bool ours = b && b->state == SANDBOX_RUNNING;
-    if (ours) {
+    if (ours)
         b->state = SANDBOX_ENDING;
-        vmm_kill(&b->vmm);
-    }
-    while (ours && b->state != SANDBOX_GONE && !late)
-        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
     pthread_mutex_unlock(&c->fleet.lock);
+    bool ended = false;
+    if (ours) {
+        vmm_kill(&b->vmm);
+        rundir_remove(&c->run, b->vmm.id); /* while the kernel takes the VM down; its burial finds nothing there */
+        ended = await_end(&c->fleet, b);
+    }
     sandbox_unref(&c->fleet, b);
     if (!ours)
         return err_say(err, REFUSED_MISSING, "sandbox %s not found", id);
-    return late ? err_say(err, ETIMEDOUT, "sandbox %s was killed and does not end", id) : 0;
+    return ended ? 0 : err_say(err, ETIMEDOUT, "sandbox %s was killed and does not end", id);
 }
 
 int sandbox_check_runs(struct controller *c, const struct sandbox *b, struct err *err)
