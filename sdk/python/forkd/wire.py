@@ -1,6 +1,6 @@
 """HTTP/1.1, as far as a client of the controller needs it: one request a connection.
 
-A connection of its own for each request costs a tenth of a millisecond on one host, and in return a controller has no
+A connection of its own for each request costs less than 0.2 ms on one host, and in return a Controller has no
 state that threads share, nothing goes stale, and no request is ever sent twice. Both faces of the package, with
 threads and with asyncio, put the bytes made here on a socket and bring back what came until its end.
 """
