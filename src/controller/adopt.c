@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "controller/durable.h"
 #include "controller/leaf.h"
 #include "controller/monitor.h"
 #include "controller/sandboxes.h"
@@ -113,12 +114,17 @@ static int snapshot_adopt(struct controller *c, const struct snapshot_row *row, 
     s->created_at_unix = row->created_at_unix;
     s->has_disk = row->has_disk;
     s->branch = row->branch;
+    s->durable.has_row = true;
+    if (row->state == ROW_READY || row->state == ROW_FAILED)
+        durable_recall(c, s);
     s->image_bytes = row->image_bytes;
 
     unsigned secs = row->state == ROW_MAKING ? MAKING_SECS : ANSWER_SECS;
     int found = row->state == ROW_FAILED ? -ENOENT : vmm_adopt(&c->run, &s->template, secs, &why);
     *fate = found == 0 ? LIVES : found == -ETIMEDOUT ? SILENT : DEAD;
     s->state = row->state == ROW_HIDDEN ? SNAPSHOT_HIDDEN : *fate == LIVES ? SNAPSHOT_READY : SNAPSHOT_FAILED;
+    if (row->state == ROW_FAILED && s->durable.state == DURABLE_WRITTEN)
+        s->state = SNAPSHOT_STORED;
     if (*fate == SILENT)
         snapshot_is_silent(s, &why);
     else if (*fate == DEAD && row->state == ROW_READY)

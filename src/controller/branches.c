@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "controller/durable.h"
 #include "controller/leaf.h"
 #include "controller/metrics.h"
 #include "controller/monitor.h"
@@ -26,6 +27,7 @@ struct making {
     struct sandbox *source;
     struct snapshot *made;
     uint64_t began_ns;
+    bool measure_diff;
     struct ctl_branched report;
 };
 
@@ -306,6 +308,7 @@ static void commit(struct making *m)
     struct snapshot *before = NULL, *s = m->made;
     pthread_mutex_lock(&m->c->fleet.lock);
     s->state = SNAPSHOT_READY;
+    s->durable.has_row = true;
     if (b->state == SANDBOX_RUNNING) {
         before = b->last;
         b->last = s;
@@ -315,6 +318,7 @@ static void commit(struct making *m)
     }
     pthread_mutex_unlock(&m->c->fleet.lock);
     monitor_watch_snapshot(m->c->monitor, s);
+    durable_write(m->c, s, b->base, m->measure_diff);
     if (before) {
         snapshot_children_left(m->c, before, 1);
         snapshot_unref(&m->c->fleet, before);
@@ -354,7 +358,7 @@ static int make(struct making *m, struct err *err)
 static int branch_of(struct controller *c, struct sandbox *b, const struct rest_branch_create *rq, enum rest_mode mode,
                      struct snapshot **made, struct err *err)
 {
-    struct making m = {.c = c, .source = b, .began_ns = clock_monotonic_ns()};
+    struct making m = {.c = c, .source = b, .began_ns = clock_monotonic_ns(), .measure_diff = rq->measure_diff};
     int rc = check_parent(b, rq, mode, err);
     if (rc == 0)
         rc = claim(c, b, rq->tag, mode, &m.made, err);

@@ -9,6 +9,7 @@
 #include "controller/fleet.h"
 #include "controller/registry.h"
 #include "controller/rundir.h"
+#include "controller/store_client.h"
 #include "controller/workers.h"
 #include "controller/workspaces.h"
 
@@ -18,12 +19,17 @@
 struct monitor;
 
 struct controller {
-    char program[PATH_MAX];  /* forkd-vmm */
+    char program[PATH_MAX], store_program[PATH_MAX]; /* forkd-vmm, forkd-store */
     char run_path[PATH_MAX]; /* of `run`, absolute: what a VMM's command line says it belongs to */
     char snapshot_root[PATH_MAX], images[PATH_MAX];
     unsigned spawns_at_once; /* children of one request in flight */
     unsigned branch_concurrency;
     atomic_uint branches_in_flight;
+    int root; /* the snapshot root, -1: snapshots are not written, since `root_reason` */
+    char root_reason[ERR_TEXT_MAX];
+    enum store_engine engine;
+    unsigned write_mib_per_second; /* 0: as fast as it goes */
+    bool writing_ends;             /* guarded by the fleet's lock */
     struct rundir run;
     int cgroup; /* forkd's directory, -1: this host has none */
     char cgroup_reason[ERR_TEXT_MAX];

@@ -41,6 +41,7 @@ struct snapshot *snapshot_new(const char *tag)
     s->template = (struct vmm)VMM_EMPTY;
     s->death.fd = -1;
     pthread_mutex_init(&s->spawning, NULL);
+    pthread_mutex_init(&s->durable.loading, NULL);
     return s;
 }
 
@@ -66,6 +67,8 @@ static void snapshot_free(struct snapshot *s)
     vmm_release(&s->template);
     tree_unref(s->tree);
     pthread_mutex_destroy(&s->spawning);
+    pthread_mutex_destroy(&s->durable.loading);
+    free(s->durable.meta);
     free(s);
 }
 

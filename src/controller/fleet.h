@@ -8,7 +8,10 @@
  *
  *     WRITING  being made by snapshot_create(): listed, not bootable, cannot be deleted.
  *     READY    its template lives: may be spawned from. Left by snapshot_delete() and by the template's death.
- *     FAILED   its template died: listed with the reason until it is deleted.
+ *     STORED   it is on the disk and has no template (durable.h): the next spawn loads one. Left by durable_load() and
+ *              by snapshot_delete().
+ *     FAILED   its template died and it is on no disk, or what is there is damaged: listed with the reason until it is
+ *              deleted.
  *     HIDDEN   deleted, not listed, its tag is free again; its template lives on while it has children.
  *     GONE     in no table; only references are left.
  *
@@ -30,13 +33,42 @@
 #include "base/list.h"
 #include "controller/trees.h"
 #include "controller/vmm_client.h"
+#include "controller/workers.h"
 #include "proto/rest.h"
+#include "proto/snapshot_meta.h"
 #include "sys/loop.h"
 
 #include <pthread.h>
 
-enum snapshot_state { SNAPSHOT_WRITING, SNAPSHOT_READY, SNAPSHOT_FAILED, SNAPSHOT_HIDDEN, SNAPSHOT_GONE };
+enum snapshot_state {
+    SNAPSHOT_WRITING,
+    SNAPSHOT_READY,
+    SNAPSHOT_STORED,
+    SNAPSHOT_FAILED,
+    SNAPSHOT_HIDDEN,
+    SNAPSHOT_GONE
+};
 enum sandbox_state { SANDBOX_RUNNING, SANDBOX_ENDING, SANDBOX_GONE };
+
+struct controller;
+
+enum durable_state { DURABLE_NONE, DURABLE_WRITING, DURABLE_WRITTEN, DURABLE_FAILED };
+
+/* What of a snapshot is on the disk: durable.h. */
+struct durable {
+    enum durable_state state;
+    bool on_disk;               /* its directory is there, and goes with it */
+    struct snapshot_meta *meta; /* once WRITTEN; owned */
+    char warning[ERR_TEXT_MAX]; /* why it FAILED, or what could not be done as asked for */
+    struct rest_diff diff;      /* no logical bytes: it is no diff, and was not measured */
+    struct snapshot *parent;    /* of a diff that is WRITING; a reference */
+    const struct vmm *store;    /* that writes it; NULL: none is at work */
+    bool measure;
+    bool has_row;            /* the registry knows its template */
+    pthread_mutex_t loading; /* held by the one thread that loads it */
+    struct controller *c;
+    struct job job;
+};
 
 struct snapshot {
     struct list link; /* fleet.snapshots */
@@ -46,7 +78,8 @@ struct snapshot {
     bool has_disk;
     struct tree *tree;
     struct rest_branch branch; /* where it came from; no source: it was booted */
-    uint64_t image_bytes;      /* of the sealed image that is its own; 0: it maps another's */
+    struct durable durable;
+    uint64_t image_bytes; /* of the sealed image that is its own; 0: it maps another's */
     enum snapshot_state state;
     char reason[ERR_TEXT_MAX]; /* why it FAILED */
     unsigned children;

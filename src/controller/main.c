@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/adopt.h"
+#include "controller/durable.h"
 #include "controller/guest_files.h"
 #include "controller/http.h"
 #include "controller/metrics.h"
@@ -109,6 +110,8 @@ static int open_controller(struct controller *c, const struct options *o, struct
     snprintf(c->snapshot_root, sizeof c->snapshot_root, "%s", o->snapshot_root);
     guest_images_dir(c->images, sizeof c->images);
     c->branch_concurrency = o->branch_concurrency;
+    c->engine = o->snapshot_writer;
+    c->write_mib_per_second = o->write_mib_per_second;
     c->spawns_at_once = o->spawns_at_once ? o->spawns_at_once : 2 * (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
     int rc = vmm_program(c->program, sizeof c->program, err);
     if (rc == 0)
@@ -121,7 +124,11 @@ static int open_controller(struct controller *c, const struct options *o, struct
     if (rc == 0)
         rc = monitor_start(c, &c->monitor, err);
     if (rc == 0)
+        rc = durable_open(c, err);
+    if (rc == 0)
         rc = adopt_all(c, &adoption, err);
+    if (rc == 0)
+        durable_scan(c);
     if (rc == 0)
         rc = workspaces_adopt(c, err);
     if (rc == 0)
@@ -145,8 +152,7 @@ static void kill_all(struct controller *c)
     fleet_sandboxes_release(&c->fleet, boxes);
     struct snapshot **snapshots = fleet_snapshots(&c->fleet, false);
     for (struct snapshot **s = snapshots; s && *s; s++)
-        if (snapshot_delete(c, (*s)->tag, &err) < 0)
-            log_error("%s", err.text);
+        snapshot_unload(c, *s);
     fleet_snapshots_release(&c->fleet, snapshots);
     /* Hidden snapshots go a moment after their last child. */
     if (!fleet_await_empty(&c->fleet, DRAIN_SECS))
@@ -156,11 +162,13 @@ static void kill_all(struct controller *c)
 static void close_controller(struct controller *c)
 {
     monitor_stop(c->monitor);
+    durable_stop(c);
     workers_stop(c->workers);
     berths_close(c);
     workspaces_destroy(&c->workspaces);
     fleet_destroy(&c->fleet);
     registry_close(c->registry);
+    fd_close(&c->root);
     fd_close(&c->cgroup);
     rundir_close(&c->run);
 }
@@ -234,7 +242,7 @@ static void tell_ready(int fd)
 
 static int serve(const struct options *o, const sigset_t *awaited, struct err *err)
 {
-    struct controller c = {.run = {.fd = -1, .shelf_fd = -1}, .cgroup = -1};
+    struct controller c = {.run = {.fd = -1, .shelf_fd = -1}, .cgroup = -1, .root = -1};
     struct auth *auth = NULL;
     struct audit *audit = NULL;
     struct http *http = NULL;

@@ -102,9 +102,11 @@ static void template_died(struct loop_source *source, uint32_t events)
 {
     struct monitor *m = this_monitor;
     struct snapshot *s = list_entry(source, struct snapshot, death);
+    /* Before it may be loaded again, and watched again. */
     loop_remove(&m->loop, &s->death);
+    unlist(m, &s->watched);
     snapshot_bury(m->c, s);
-    snapshot_forget(m, s);
+    snapshot_unref(&m->c->fleet, s);
 }
 
 /* A descriptor that cannot be watched would be a process nobody misses: better to end it now. */

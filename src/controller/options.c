@@ -19,6 +19,9 @@ static const char help[] =
     "  --bind ADDRESS       ADDRESS:PORT or unix:/path (FORKD_BIND; 127.0.0.1:8889)\n"
     "  --state FILE         the registry; sockets lie beside it (FORKD_STATE; /var/lib/forkd/state.db)\n"
     "  --snapshot-root DIR  where snapshots are kept (FORKD_SNAPSHOT_ROOT; /var/lib/forkd/snapshots as root)\n"
+    "  --snapshot-writer W  how they are written: direct, fallocate or buffered; none: they live in memory\n"
+    "                       alone (FORKD_SNAPSHOT_WRITER; direct)\n"
+    "  --snapshot-write-mib-s N  how fast each may be written, in MiB a second (as fast as it goes)\n"
     "  --audit-log FILE     one JSON line per request (FORKD_AUDIT_LOG; /var/log/forkd/audit.log)\n"
     "  --token-file FILE    the tokens that requests must carry one of (FORKD_TOKEN_FILE)\n"
     "  --tls-cert FILE      speak TLS with this certificate (PEM), and those that vouch for it (FORKD_TLS_CERT)\n"
@@ -39,6 +42,8 @@ enum {
     OPT_BIND = 1,
     OPT_STATE,
     OPT_ROOT,
+    OPT_WRITER,
+    OPT_WRITE_RATE,
     OPT_AUDIT,
     OPT_TOKEN,
     OPT_TLS_CERT,
@@ -57,6 +62,8 @@ static const struct option flags[] = {
     {"bind", required_argument, NULL, OPT_BIND},
     {"state", required_argument, NULL, OPT_STATE},
     {"snapshot-root", required_argument, NULL, OPT_ROOT},
+    {"snapshot-writer", required_argument, NULL, OPT_WRITER},
+    {"snapshot-write-mib-s", required_argument, NULL, OPT_WRITE_RATE},
     {"audit-log", required_argument, NULL, OPT_AUDIT},
     {"token-file", required_argument, NULL, OPT_TOKEN},
     {"tls-cert", required_argument, NULL, OPT_TLS_CERT},
@@ -116,6 +123,13 @@ static int set_branches(struct options *o, const char *text, struct err *err)
     return set_number(&o->branch_concurrency, "--branch-concurrency", text, 1, BRANCHES_MAX, err);
 }
 
+static int set_writer(struct options *o, const char *name, struct err *err)
+{
+    if (store_engine_parse(name, &o->snapshot_writer) < 0)
+        return err_say(err, EINVAL, "--snapshot-writer must be direct, fallocate, buffered or none");
+    return 0;
+}
+
 static int defaults(struct options *o, struct err *err)
 {
     *o = (struct options){.bind = env_or("FORKD_BIND", "127.0.0.1:8889"),
@@ -133,6 +147,8 @@ static int defaults(struct options *o, struct err *err)
     else
         default_root(o->snapshot_root, sizeof o->snapshot_root);
     int rc = branches ? set_branches(o, branches, err) : 0;
+    if (rc == 0)
+        rc = set_writer(o, env_or("FORKD_SNAPSHOT_WRITER", "direct"), err);
     return rc < 0 ? rc : set_state(o, env_or("FORKD_STATE", "/var/lib/forkd/state.db"), err);
 }
 
@@ -157,6 +173,10 @@ static int take_flag(struct options *o, int flag, struct err *err)
         if ((size_t)snprintf(o->snapshot_root, sizeof o->snapshot_root, "%s", optarg) >= sizeof o->snapshot_root)
             return err_say(err, EINVAL, "--snapshot-root is too long");
         break;
+    case OPT_WRITER:
+        return set_writer(o, optarg, err);
+    case OPT_WRITE_RATE:
+        return set_number(&o->write_mib_per_second, "--snapshot-write-mib-s", optarg, 1, 1 << 20, err);
     case OPT_AUDIT:
         o->audit_log = optarg;
         o->audit_log_chosen = true;

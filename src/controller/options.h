@@ -3,6 +3,7 @@
 #define FORKD_CONTROLLER_OPTIONS_H
 
 #include "base/err.h"
+#include "controller/store_client.h"
 
 #include <limits.h>
 #include <stdbool.h>
@@ -17,6 +18,8 @@ struct options {
     const char *tls_cert, *tls_key; /* both or neither */
     unsigned spawns_at_once;        /* 0: two per CPU */
     unsigned branch_concurrency;
+    enum store_engine snapshot_writer;
+    unsigned write_mib_per_second; /* 0: as fast as it goes */
     unsigned request_secs;
     bool kill_on_exit;
     int ready_fd; /* gets a byte when requests are served; -1: none */

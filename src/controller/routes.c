@@ -6,6 +6,7 @@
 #include "base/own.h"
 #include "controller/agent_client.h"
 #include "controller/branches.h"
+#include "controller/durable.h"
 #include "controller/metrics.h"
 #include "controller/openapi.h"
 #include "controller/refusal.h"
@@ -75,6 +76,17 @@ static void snapshots_list(struct controller *c, const struct call *call, struct
     reply_json(reply, 200, list);
 }
 
+/* What was made can be forked. Whoever waits wants it on the disk. Takes the reference. */
+static void reply_made(struct controller *c, struct snapshot *s, bool wait, struct reply *reply)
+{
+    struct err err;
+    if (wait && durable_await(c, s, &err) < 0)
+        reply_error(reply, 500, err.text);
+    else
+        reply_json(reply, wait ? 201 : 202, snapshot_json(c, s, false));
+    snapshot_unref(&c->fleet, s);
+}
+
 static void snapshots_post(struct controller *c, const struct call *call, struct reply *reply)
 {
     struct err err;
@@ -88,8 +100,7 @@ static void snapshots_post(struct controller *c, const struct call *call, struct
     int rc = snapshot_create(c, &rq, &s, console, &err);
     rest_snapshot_create_free(&rq);
     if (rc == 0) {
-        reply_json(reply, 201, snapshot_json(c, s, false));
-        snapshot_unref(&c->fleet, s);
+        reply_made(c, s, true, reply);
         return;
     }
     own_free char *text = NULL;
@@ -109,7 +120,10 @@ static void snapshot_remove(struct controller *c, const struct call *call, struc
         reply_error(reply, 400, "cascade and force exclude each other");
         return;
     }
-    int rc = snapshot_delete(c, call->param, &err);
+    enum removal how = rest_target_flag(call->target, "cascade") ? REMOVE_CASCADE
+                       : rest_target_flag(call->target, "force") ? REMOVE_FORCE
+                                                                 : REMOVE_ALONE;
+    int rc = snapshot_delete(c, call->param, how, &err);
     if (rc < 0)
         reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
     else
@@ -288,8 +302,7 @@ static void sandbox_post_branch(struct controller *c, const struct call *call, s
         reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
         return;
     }
-    reply_json(reply, wait ? 201 : 202, snapshot_json(c, made, false));
-    snapshot_unref(&c->fleet, made);
+    reply_made(c, made, wait, reply);
 }
 
 /* Reading is for all; what lives and dies with sandboxes is for those who run things; what others' sandboxes are

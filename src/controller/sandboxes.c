@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
+#include "controller/durable.h"
 #include "controller/leaf.h"
 #include "controller/memory.h"
 #include "controller/metrics.h"
@@ -213,7 +214,8 @@ static int base_hold(struct controller *c, const struct rest_spawn *rq, struct s
         return err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
     int rc = 0;
     pthread_mutex_lock(&c->fleet.lock);
-    if (s->state == SNAPSHOT_READY)
+    bool stored = s->state == SNAPSHOT_STORED;
+    if (s->state == SNAPSHOT_READY || stored)
         s->children += rq->n;
     else if (s->state == SNAPSHOT_WRITING)
         rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: it is being made", s->tag);
@@ -222,6 +224,11 @@ static int base_hold(struct controller *c, const struct rest_spawn *rq, struct s
     else
         rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
     pthread_mutex_unlock(&c->fleet.lock);
+    if (rc == 0 && stored) {
+        rc = durable_load(c, s, err);
+        if (rc < 0)
+            snapshot_children_left(c, s, rq->n);
+    }
     if (rc == 0 && rq->memory_limit_mib && s->tree->cgroup < 0) {
         rc = err_say(err, ENOTSUP, "memory_limit_mib cannot be kept on this host: %s", c->cgroup_reason);
         snapshot_children_left(c, s, rq->n);

@@ -14,8 +14,10 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
+#include "controller/durable.h"
 #include "controller/guest_files.h"
 #include "controller/leaf.h"
+#include "controller/lineage.h"
 #include "controller/memory.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
@@ -181,7 +183,7 @@ static int template_stage(struct controller *c, struct snapshot *s, const struct
         return rc;
     rc = tree_process_start(c, s, "template", &s->template, err);
     if (rc == 0)
-        rc = vmm_load(&s->template, image, base, &layer, layer >= 0, seat.listen, err);
+        rc = vmm_load(&s->template, image, vmm_tree_owner(s->tree->id), base, &layer, layer >= 0, seat.listen, err);
     seat_close(&seat);
     return rc < 0 ? err_wrap(err, "the template") : 0;
 }
@@ -244,8 +246,10 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
         return rc;
     pthread_mutex_lock(&c->fleet.lock);
     s->state = SNAPSHOT_READY;
+    s->durable.has_row = true;
     pthread_mutex_unlock(&c->fleet.lock);
     monitor_watch_snapshot(c->monitor, s);
+    durable_write(c, s, NULL, false);
     log_info("snapshot %s is ready: template %s, process %d", s->tag, s->template.id, (int)s->template.pid);
     *snapshot = s;
     return 0;
@@ -281,10 +285,15 @@ void snapshot_bury(struct controller *c, struct snapshot *s)
     pthread_mutex_lock(&c->fleet.lock);
     enum snapshot_state was = s->state;
     bool finish = was == SNAPSHOT_HIDDEN && s->children == 0;
-    if (was == SNAPSHOT_READY) {
+    bool stored = was == SNAPSHOT_READY && s->durable.state == DURABLE_WRITTEN;
+    if (stored) {
+        s->state = SNAPSHOT_STORED;
+    } else if (was == SNAPSHOT_READY) {
         s->state = SNAPSHOT_FAILED;
-        snprintf(s->reason, sizeof s->reason, "its template process ended%s%.400s", told ? ": " : " without a word",
-                 told ? words.text : "");
+        bool damaged = s->durable.state == DURABLE_FAILED;
+        snprintf(s->reason, sizeof s->reason, "its template process ended%s%.200s%s%.220s",
+                 told ? ": " : " without a word", told ? words.text : "", damaged ? "; " : "",
+                 damaged ? s->durable.warning : "");
     }
     s->template.pid = 0;
     pthread_mutex_unlock(&c->fleet.lock);
@@ -293,7 +302,10 @@ void snapshot_bury(struct controller *c, struct snapshot *s)
         return;
     }
     template_clear(c, s);
-    if (was != SNAPSHOT_READY)
+    if (stored)
+        log_warn("snapshot %s: its template process ended%s%.300s; the next spawn loads it from the disk", s->tag,
+                 told ? ": " : " without a word", told ? words.text : "");
+    if (stored || was != SNAPSHOT_READY)
         return;
     log_error("snapshot %s failed: %s; its sandboxes live on", s->tag, s->reason);
     if (registry_snapshot_set(c->registry, s->template.id, ROW_FAILED, s->reason, &err) < 0)
@@ -333,31 +345,123 @@ static int await_gone(struct controller *c, struct snapshot *s, struct err *err)
     return gone ? 0 : err_say(err, ETIMEDOUT, "the template of %s was killed and does not end", s->tag);
 }
 
-int snapshot_delete(struct controller *c, const char *tag, struct err *err)
+/* The tags of the snapshots on the disk that need this one, as far as they fit; returns how many. The fleet's lock is
+ * held. */
+static unsigned dependents_name(const struct controller *c, const struct snapshot *s, char *names, size_t cap)
 {
+    unsigned count = 0;
+    size_t len = 0;
+    names[0] = 0;
+    list_for_each (n, &c->fleet.snapshots) {
+        const struct snapshot *other = list_entry(n, struct snapshot, link);
+        if (!lineage_depends(other, s))
+            continue;
+        int n_len = snprintf(names + len, cap - len, "%s%s", count++ ? ", " : "", other->tag);
+        len = len + (size_t)n_len < cap ? len + (size_t)n_len : cap - 1;
+    }
+    return count;
+}
+
+static bool is_deletable(enum snapshot_state state)
+{
+    return state == SNAPSHOT_READY || state == SNAPSHOT_STORED || state == SNAPSHOT_FAILED;
+}
+
+/* From here on nobody finds it, and nothing becomes a diff to it. */
+static int hide(struct controller *c, struct snapshot *s, bool force, enum snapshot_state *was, struct err *err)
+{
+    char names[ERR_TEXT_MAX - 160];
+    int rc = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    *was = s->state;
+    unsigned dependents = force ? 0 : dependents_name(c, s, names, sizeof names);
+    if (*was == SNAPSHOT_WRITING)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is being made", s->tag);
+    else if (!is_deletable(*was))
+        rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", s->tag);
+    else if (dependents)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is the parent of %s; delete them too (cascade), or force it",
+                     s->tag, names);
+    else
+        s->state = SNAPSHOT_HIDDEN;
+    pthread_mutex_unlock(&c->fleet.lock);
+    return rc;
+}
+
+static void unhide(struct controller *c, struct snapshot *s, enum snapshot_state was)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    s->state = was;
+    pthread_mutex_unlock(&c->fleet.lock);
+}
+
+/* What is hidden ends with its last child, or now. */
+static int end_hidden(struct controller *c, struct snapshot *s, struct err *err)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    bool dead = s->template.pid == 0, over = s->children == 0;
+    pthread_mutex_unlock(&c->fleet.lock);
+    int rc = registry_snapshot_set(c->registry, s->template.id, ROW_HIDDEN, "", err);
+    if (rc < 0 || !over)
+        return rc;
+    retire(c, s, dead);
+    return await_gone(c, s, err);
+}
+
+/* One that was dependent, with a reference for the caller, or NULL. */
+static struct snapshot *dependent_of(struct controller *c, const struct snapshot *s)
+{
+    struct snapshot *found = NULL;
+    pthread_mutex_lock(&c->fleet.lock);
+    list_for_each (n, &c->fleet.snapshots)
+        if (!found && lineage_depends(list_entry(n, struct snapshot, link), s))
+            found = list_entry(n, struct snapshot, link);
+    if (found)
+        found->refs++;
+    pthread_mutex_unlock(&c->fleet.lock);
+    return found;
+}
+
+static int dependents_delete(struct controller *c, const struct snapshot *s, struct err *err)
+{
+    int rc = 0;
+    for (struct snapshot *other; rc == 0 && (other = dependent_of(c, s));) {
+        rc = snapshot_delete(c, other->tag, REMOVE_CASCADE, err);
+        snapshot_unref(&c->fleet, other);
+    }
+    return rc;
+}
+
+int snapshot_delete(struct controller *c, const char *tag, enum removal how, struct err *err)
+{
+    enum snapshot_state was;
     struct snapshot *s = fleet_snapshot_find(&c->fleet, tag);
     if (!s)
         return err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
-    pthread_mutex_lock(&c->fleet.lock);
-    enum snapshot_state was = s->state;
-    if (was == SNAPSHOT_READY || was == SNAPSHOT_FAILED)
-        s->state = SNAPSHOT_HIDDEN;
-    bool dead = s->template.pid == 0, over = s->children == 0;
-    pthread_mutex_unlock(&c->fleet.lock);
-
-    int rc = 0;
-    if (was == SNAPSHOT_WRITING)
-        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is being made", tag);
-    else if (was != SNAPSHOT_READY && was != SNAPSHOT_FAILED)
-        rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
-    else
-        rc = registry_snapshot_set(c->registry, s->template.id, ROW_HIDDEN, "", err);
-    if (rc == 0 && over) {
-        retire(c, s, dead);
-        rc = await_gone(c, s, err);
+    int rc = how == REMOVE_CASCADE ? dependents_delete(c, s, err) : 0;
+    if (rc == 0)
+        rc = hide(c, s, how == REMOVE_FORCE, &was, err);
+    if (rc == 0) {
+        rc = durable_remove(c, s, err);
+        if (rc < 0)
+            unhide(c, s, was);
+        else
+            rc = end_hidden(c, s, err);
     }
     snapshot_unref(&c->fleet, s);
     return rc;
+}
+
+void snapshot_unload(struct controller *c, struct snapshot *s)
+{
+    struct err err;
+    enum snapshot_state was;
+    durable_await(c, s, NULL);
+    int rc = hide(c, s, true, &was, &err);
+    if (rc == 0)
+        rc = end_hidden(c, s, &err);
+    if (rc < 0)
+        log_error("%s", err.text);
 }
 
 /* The image is the tree's business to its cgroups: who made it is gone. */
@@ -374,22 +478,41 @@ static void snapshot_memory(struct controller *c, const struct snapshot *s, json
     json_object_set_new(object, "memory_image_kib", json_integer((json_int_t)(pid ? image >> 10 : 0)));
 }
 
+/* What users are told: whether it is on the disk, where it should be. */
+static const char *status_name(const struct snapshot *s)
+{
+    if (s->state == SNAPSHOT_WRITING)
+        return "writing";
+    if (s->state == SNAPSHOT_FAILED || s->durable.state == DURABLE_FAILED)
+        return "failed";
+    return s->durable.state == DURABLE_WRITING ? "writing" : "ready";
+}
+
+/* The fleet's lock is held. */
+static bool is_bootable(const struct controller *c, const struct snapshot *s)
+{
+    const struct snapshot *chain[LINEAGE_MAX];
+    return s->state == SNAPSHOT_READY ||
+           (s->state == SNAPSHOT_STORED && lineage_chain(&c->fleet, s, chain, c->snapshot_root, NULL) > 0);
+}
+
 json_t *snapshot_json(struct controller *c, struct snapshot *s, bool memory)
 {
-    static const char *const status[] = {"writing", "ready", "failed", "ready", "failed"};
     char dir[PATH_MAX + REST_TAG_MAX + 2], reason[ERR_TEXT_MAX];
     snprintf(dir, sizeof dir, "%s/%s", c->snapshot_root, s->tag);
     pthread_mutex_lock(&c->fleet.lock);
-    enum snapshot_state state = s->state;
-    memcpy(reason, s->reason, sizeof reason);
-    pthread_mutex_unlock(&c->fleet.lock);
+    memcpy(reason, s->state == SNAPSHOT_FAILED ? s->reason : s->durable.warning, sizeof reason);
+    const struct rest_diff diff = s->durable.diff;
+    const struct rest_branch branch = s->branch;
     struct rest_snapshot_info info = {.tag = s->tag,
                                       .dir = dir,
                                       .created_at_unix = s->created_at_unix,
-                                      .status = status[state],
+                                      .status = status_name(s),
                                       .warning = *reason ? reason : NULL,
-                                      .branch = *s->branch.source ? &s->branch : NULL,
-                                      .bootable = state == SNAPSHOT_READY};
+                                      .branch = *branch.source ? &branch : NULL,
+                                      .diff = diff.logical_bytes ? &diff : NULL,
+                                      .bootable = is_bootable(c, s)};
+    pthread_mutex_unlock(&c->fleet.lock);
     json_t *object = rest_json_snapshot(&info);
     if (object && memory)
         snapshot_memory(c, s, object);

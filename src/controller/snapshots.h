@@ -12,8 +12,16 @@ enum { CONSOLE_TAIL_MAX = 2048 };
 int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq, struct snapshot **snapshot,
                     char *console, struct err *err);
 
+enum removal {
+    REMOVE_ALONE,   /* refused while other snapshots on the disk are diffs to it */
+    REMOVE_CASCADE, /* those first */
+    REMOVE_FORCE,   /* it alone: those that are not in memory cannot be loaded any more */
+};
+
 /* Its tag is free when this returns. While sandboxes of it live its template stays, hidden. */
-int snapshot_delete(struct controller *c, const char *tag, struct err *err);
+int snapshot_delete(struct controller *c, const char *tag, enum removal how, struct err *err);
+/* Ends its template, once it is written; on the disk it stays. */
+void snapshot_unload(struct controller *c, struct snapshot *snapshot);
 
 /* Writes down that it is about to be made. */
 int snapshot_intend(struct controller *c, const struct snapshot *snapshot, struct err *err);

@@ -47,15 +47,15 @@ int vmm_name(struct vmm *vmm, const char *prefix, struct err *err)
     return 0;
 }
 
-int vmm_program(char *path, size_t cap, struct err *err)
+int program_find(const char *variable, const char *name, const char *folder, char *path, size_t cap, struct err *err)
 {
-    static const char *const places[] = {"forkd-vmm", "../libexec/forkd/forkd-vmm", "../vmm/forkd-vmm"};
-    const char *chosen = getenv("FORKD_VMM");
+    const char *chosen = getenv(variable);
     if (chosen && *chosen) {
         if ((size_t)snprintf(path, cap, "%s", chosen) >= cap || access(path, X_OK) < 0)
-            return err_set(err, errno, "FORKD_VMM=%s", chosen);
+            return err_set(err, errno, "%s=%s", variable, chosen);
         return 0;
     }
+    const char *const places[] = {".", "../libexec/forkd", folder};
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n < 0)
@@ -63,9 +63,14 @@ int vmm_program(char *path, size_t cap, struct err *err)
     self[n] = 0;
     *strrchr(self, '/') = 0;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
-        if ((size_t)snprintf(path, cap, "%s/%s", self, places[i]) < cap && access(path, X_OK) == 0)
+        if ((size_t)snprintf(path, cap, "%s/%s/%s", self, places[i], name) < cap && access(path, X_OK) == 0)
             return 0;
-    return err_say(err, ENOENT, "forkd-vmm is not beside %s; set FORKD_VMM to its path", self);
+    return err_say(err, ENOENT, "%s is not beside %s; set %s to its path", name, self, variable);
+}
+
+int vmm_program(char *path, size_t cap, struct err *err)
+{
+    return program_find("FORKD_VMM", "forkd-vmm", "../vmm", path, cap, err);
 }
 
 /* In the child of a process with threads: async-signal-safe calls only. */
@@ -260,14 +265,14 @@ int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err)
     return 0;
 }
 
-int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int *layers, unsigned layer_count,
-             int listen, struct err *err)
+int vmm_load(struct vmm *vmm, const struct vmm_image *image, struct ctl_jail who, int base, const int *layers,
+             unsigned layer_count, int listen, struct err *err)
 {
     struct ctl_message m, reply;
     ctl_message_init(&m, CTL_LOAD, 0);
     memcpy(m.load.id, vmm->id, sizeof m.load.id);
     memcpy(m.load.secret, vmm->secret, CTL_SECRET_LEN);
-    m.load.jail = vmm_tree_owner(vmm->id);
+    m.load.jail = who;
     m.load.image = image->image;
     m.fd[CTL_FD_MEMORY] = image->memory;
     m.fd[CTL_FD_STATE] = image->state;
@@ -283,6 +288,14 @@ int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int
     vmm->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
     ctl_message_close(&reply);
     return 0;
+}
+
+int vmm_export(struct vmm *template, struct ctl_message *exported, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_EXPORT, 0);
+    int rc = call(template, &m, CTL_EXPORTED, SPAWN_SECS, exported, err);
+    return rc < 0 ? err_wrap(err, "the template") : 0;
 }
 
 /* SPAWN or BRANCH: what is missing in *m is the fork's control socket. */

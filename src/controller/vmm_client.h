@@ -35,6 +35,9 @@ struct vmm {
 /* A fresh id with this prefix ("sb" gives "sb-" and 24 characters of [a-z0-9]) and a fresh secret. */
 int vmm_name(struct vmm *vmm, const char *prefix, struct err *err);
 
+/* A program of forkd's: $VARIABLE, or `name` beside this program, in ../libexec/forkd, or where the build puts it,
+ * ../FOLDER. */
+int program_find(const char *variable, const char *name, const char *folder, char *path, size_t cap, struct err *err);
 /* The program that is started: $FORKD_VMM, or forkd-vmm beside this program, in ../libexec/forkd, or where the
  * build puts it. */
 int vmm_program(char *path, size_t cap, struct err *err);
@@ -71,8 +74,11 @@ struct vmm_image {
 /* TEMPLATE and IMAGE; the parent ends. The descriptors are the caller's. */
 int vmm_freeze(struct vmm *vmm, struct vmm_image *image, struct err *err);
 /* LOAD and LOADED, of a VMM that has its tree's id. The layers are frozen ones, read-only, oldest first. */
-int vmm_load(struct vmm *vmm, const struct vmm_image *image, int base, const int *layers, unsigned layer_count,
-             int listen, struct err *err);
+int vmm_load(struct vmm *vmm, const struct vmm_image *image, struct ctl_jail who, int base, const int *layers,
+             unsigned layer_count, int listen, struct err *err);
+/* EXPORT and EXPORTED: what a template is, for whoever writes it. The message is the caller's. The caller serialises
+ * calls on one template. */
+int vmm_export(struct vmm *template, struct ctl_message *exported, struct err *err);
 
 /* SPAWN of `child` (named before) and SPAWNED: we have its pid, pidfd and control socket, all it takes to end it. The
  * caller serialises calls on one template. */

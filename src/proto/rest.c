@@ -511,6 +511,11 @@ json_t *rest_json_snapshot(const struct rest_snapshot_info *info)
     json_object_set_new(object, "created_at_unix", json_integer((json_int_t)info->created_at_unix));
     if (info->branch)
         set_branch(object, info->branch);
+    if (info->diff) {
+        set_number(object, "diff_ms", info->diff->ms);
+        set_number(object, "diff_physical_bytes", info->diff->physical_bytes);
+        set_number(object, "diff_logical_bytes", info->diff->logical_bytes);
+    }
     set_some(object, "warning", info->warning);
     set_some(object, "status", info->status);
     json_object_set_new(object, "bootable", json_boolean(info->bootable));

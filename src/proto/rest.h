@@ -123,9 +123,15 @@ struct rest_branch {
     uint64_t ready_us; /* from the request until it could be forked; 0: it cannot yet */
 };
 
+/* What a diff came to, or would come to. */
+struct rest_diff {
+    uint64_t ms, physical_bytes, logical_bytes;
+};
+
 struct rest_snapshot_info {
     const char *tag, *dir, *status, *warning; /* warning may be NULL */
     const struct rest_branch *branch;         /* NULL: it is none */
+    const struct rest_diff *diff;             /* NULL: it is none, and was not measured */
     uint64_t created_at_unix;
     bool bootable;
 };

@@ -1,0 +1,306 @@
+"""Snapshots on the disk: what was told to be durable comes back, whoever died; what failed says why and loads never."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from harness import case, main, Skip, until
+
+WRITTEN = {'FORKD_SNAPSHOT_WRITER': 'direct'}
+AT = '0x2000000'
+
+
+def branch(c, sandbox, tag, **fields):
+    status, answer = c.post(f'/v1/sandboxes/{sandbox}/branch', {'tag': tag, **fields})
+    assert status == 201 and answer['status'] == 'ready', (status, answer)
+    return answer
+
+
+def fill(c, sandbox, value, size='4m'):
+    status, answer = c.exec(sandbox, 'mem', 'fill', AT, size, str(value))
+    assert status == 200 and answer['exit_code'] == 0, answer
+
+
+def check(c, sandbox, value, size='4m'):
+    status, answer = c.exec(sandbox, 'mem', 'check', AT, size, str(value))
+    assert status == 200 and answer['exit_code'] == 0, answer
+
+
+def snapshots(c):
+    return {one['tag']: one for one in c.get('/v1/snapshots')[1]}
+
+
+def die_all(c):
+    """The end of the host, as far as forkd can tell."""
+    c.stop(signal.SIGKILL)
+    for pid in c.processes():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not c.processes(), 'all are dead')
+
+
+def writers(c):
+    return [pid for pid in filter(str.isdigit, os.listdir('/proc')) if is_writer(c, pid)]
+
+
+def is_writer(c, pid):
+    try:
+        argv = pathlib.Path('/proc', pid, 'cmdline').read_bytes()
+        parent = int(pathlib.Path('/proc', pid, 'stat').read_text().rsplit(')', 1)[1].split()[1])
+    except OSError:
+        return False
+    return b'forkd-store' in argv and parent == c.process.pid
+
+
+@case(env=WRITTEN)
+def a_tree_comes_back_after_the_end_of_the_host(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1)
+    branch(c, one, 'a')
+    fill(c, one, 2)
+    info = branch(c, one, 'b', mode='diff')
+    assert info['diff_physical_bytes'] < 16 << 20 and info['diff_logical_bytes'] == 128 << 20, info
+    two = c.fork(1, 'b')[0]['id']
+    fill(c, two, 3, '2m')
+    made = branch(c, two, 'c', mode='diff')
+    assert made['parent_tag'] == 'b' and sorted(os.listdir(c.root)) == ['a', 'b', 'c', 'py']
+    die_all(c)
+    c.start()
+    assert {tag: (s['status'], s['bootable']) for tag, s in snapshots(c).items()} == \
+        dict.fromkeys(('a', 'b', 'c', 'py'), ('ready', True))
+    assert snapshots(c)['c'] == made, (snapshots(c)['c'], made)
+    assert not c.processes(), 'nothing is loaded before it is needed'
+    check(c, c.fork(1, 'a')[0]['id'], 1)
+    check(c, c.fork(2, 'b')[1]['id'], 2)
+    last = c.fork(1, 'c')[0]['id']
+    check(c, last, 3, '2m')
+    # And it goes on: a branch of a loaded one, and what was loaded is adopted by the next controller.
+    fill(c, last, 4)
+    branch(c, last, 'd', mode='diff')
+    c.stop(signal.SIGKILL)
+    c.start()
+    check(c, last, 4)
+    check(c, c.fork(1, 'd')[0]['id'], 4)
+    c.fork(1, 'py')
+
+
+@case(env=WRITTEN)
+def a_template_that_died_is_loaded_once_for_all_who_come(c):
+    c.snapshot('py', mem_size_mib=128)
+    child = c.fork()[0]['id']
+    fill(c, child, 5)
+    template = c.template()
+    os.kill(template, signal.SIGKILL)
+    until(lambda: template not in c.processes(), 'it is dead')
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: c.fork(), range(8)))
+    assert len(made) == 8
+    assert c.read_log().count('was loaded') == 1, c.read_log()
+    check(c, child, 5)  # its sandboxes do not care
+    # Its children still belong to it.
+    c.stop(signal.SIGKILL)
+    c.start()
+    assert len(c.ids()) == 9
+
+
+@case(env=WRITTEN)
+def it_can_be_forked_before_it_is_written(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1)
+    status, answer = c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'now', 'wait': False})
+    assert status == 202 and answer['status'] in ('writing', 'ready') and answer['bootable'], answer
+    check(c, c.fork(1, 'now')[0]['id'], 1)
+    until(lambda: snapshots(c)['now']['status'] == 'ready', 'it is written')
+
+
+@case('--snapshot-write-mib-s', '1', env=WRITTEN)
+def what_was_not_written_is_by_the_next_controller(c):
+    status, _ = c.post('/v1/sandboxes/none/branch', {})
+    assert status == 404
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: c.post('/v1/snapshots', {'tag': 'py', 'kernel': c.kernel(), 'mem_size_mib': 128}))
+        until(lambda: snapshots(c).get('py', {}).get('bootable'), 'it can be forked')
+        one = c.fork()[0]['id']
+        fill(c, one, 1, '32m')
+        c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'slow', 'wait': False})
+        assert snapshots(c)['slow']['status'] == 'writing'
+        until(lambda: writers(c), 'a writer is at work')
+        c.stop(signal.SIGKILL)
+        assert isinstance(call.exception(), Exception)
+    c.flags = []
+    c.start()
+    until(lambda: {s['status'] for s in snapshots(c).values()} == {'ready'}, 'all is written')
+    assert sorted(os.listdir(c.root)) == ['py', 'slow']
+    check(c, c.fork(1, 'slow')[0]['id'], 1, '32m')
+
+
+@case('--snapshot-write-mib-s', '1', env=WRITTEN)
+def a_killed_writer_is_told_and_leaves_nothing(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1, '32m')
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'cut'}))
+        until(lambda: [pid for pid in writers(c)], 'the writer is at work')
+        os.kill(int(writers(c)[0]), signal.SIGKILL)
+        status, answer = call.result()
+    assert status == 500 and 'can be forked, but it could not be written' in answer['error'], answer
+    info = snapshots(c)['cut']
+    assert info['status'] == 'failed' and info['bootable'] and 'ended' in info['warning'], info
+    assert sorted(os.listdir(c.root)) == ['py']
+    check(c, c.fork(1, 'cut')[0]['id'], 1, '32m')
+    check(c, one, 1, '32m')
+
+
+@case(env=WRITTEN)
+def a_parent_goes_only_with_its_diffs(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    branch(c, one, 'a', mode='diff')
+    two = c.fork(1, 'a')[0]['id']
+    branch(c, two, 'b', mode='live')
+    status, answer = c.delete('/v1/snapshots/a')
+    assert (status, answer) == (409, {'error': 'snapshot a is the parent of b; delete them too (cascade), or force it'})
+    status, answer = c.delete('/v1/snapshots/py?cascade=true&force=true')
+    assert status == 400, answer
+    # Forced: its diff lives on in memory, and not on the disk.
+    assert c.delete('/v1/snapshots/a?force=true')[0] == 204
+    assert sorted(os.listdir(c.root)) == ['b', 'py']
+    c.fork(1, 'b')
+    die_all(c)
+    c.start()
+    assert not snapshots(c)['b']['bootable'] and snapshots(c)['py']['bootable'], snapshots(c)
+    status, answer = c.post('/v1/sandboxes', {'snapshot_tag': 'b'})
+    assert status == 409, answer
+    assert answer['error'] == f'snapshot b is not bootable: b is a diff to a, and {c.root}/a/memory.bin is missing', answer
+    branch(c, c.fork()[0]['id'], 'd', mode='diff')
+    assert c.delete('/v1/snapshots/py?cascade=true')[0] == 204
+    assert os.listdir(c.root) == ['b']
+    assert c.delete('/v1/snapshots/b')[0] == 204
+    assert os.listdir(c.root) == [] and not snapshots(c)
+
+
+@case(env=WRITTEN)
+def damage_is_refused_and_named(c):
+    c.snapshot('py', mem_size_mib=128)
+    die_all(c)
+    path = os.path.join(c.root, 'py', 'memory.bin')
+    with open(path, 'r+b') as file:
+        where = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+        file.seek(where)
+        byte = file.read(1)
+        file.seek(where)
+        file.write(bytes([byte[0] ^ 4]))
+    c.start()
+    status, answer = c.post('/v1/sandboxes', {'snapshot_tag': 'py'})
+    assert status == 409 and 'snapshot py is not bootable: snapshot py: memory.bin is damaged in blocks' in \
+        answer['error'], answer
+    c.stop()
+    with open(os.path.join(c.root, 'py', 'snapshot.json'), 'r+b') as file:
+        file.write(b'[')
+    c.start()
+    info = snapshots(c)['py']
+    assert info['status'] == 'failed' and not info['bootable'] and 'snapshot.json is damaged' in info['warning'], info
+    assert c.delete('/v1/snapshots/py')[0] == 204
+    assert os.listdir(c.root) == []
+
+
+@case(env=WRITTEN)
+def what_was_left_half_written_goes_at_start(c):
+    c.stop()
+    os.makedirs(os.path.join(c.root, '.writing-tm-x'))
+    os.makedirs(os.path.join(c.root, '.removing-old'))
+    pathlib.Path(c.root, '.writing-tm-x', 'memory.bin').write_bytes(b'x' * 4096)
+    pathlib.Path(c.root, 'README').write_text('not a snapshot', encoding='utf-8')
+    c.start()
+    assert os.listdir(c.root) == ['README']
+    info = snapshots(c)
+    assert 'README' not in info or info['README']['status'] == 'failed'
+
+
+@case(env=WRITTEN)
+def two_controllers_do_not_share_a_root(c):
+    state = os.path.join(c.dir, 'other.db')
+    done = subprocess.run([os.environ['FORKD_TEST_CONTROLLER'], 'serve', '--bind', 'unix:' + c.dir + '/other', '--state',
+                           state, '--audit-log', c.audit, '--snapshot-root', c.root],
+                          env={**os.environ, 'FORKD_VMM': c.vmm}, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and 'another controller keeps its snapshots in' in done.stderr, done.stderr
+
+
+@case(env={'FORKD_SNAPSHOT_WRITER': 'direct', 'FORKD_SNAPSHOT_ROOT': '/proc/forkd-cannot-be-made'})
+def a_root_that_cannot_be_is_named_and_costs_nothing_else(c):
+    status, answer = c.post('/v1/snapshots', {'tag': 'py', 'kernel': c.kernel(), 'mem_size_mib': 128})
+    assert status == 500 and '/proc/forkd-cannot-be-made' in answer['error'], answer
+    info = snapshots(c)['py']
+    assert info['status'] == 'failed' and info['bootable'], info
+    check_lives = c.fork()[0]['id']
+    fill(c, check_lives, 1)
+
+
+@case(env=WRITTEN)
+def a_full_disk_is_named_and_the_source_runs_on(c):
+    if os.geteuid() != 0:
+        raise Skip('mounting a tmpfs needs root')
+    c.snapshot('py', mem_size_mib=128)
+    c.stop()
+    small = os.path.join(c.dir, 'small')
+    os.mkdir(small)
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=8m', 'small', small], check=True)
+    try:
+        c.env['FORKD_SNAPSHOT_ROOT'] = small
+        c.start()
+        one = c.fork()[0]['id']
+        fill(c, one, 1, '32m')
+        status, answer = c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'big'})
+        assert status == 500 and small in answer['error'] and 'is full' in answer['error'], answer
+        assert 'big' not in os.listdir(small)
+        check(c, one, 1, '32m')
+        check(c, c.fork(1, 'big')[0]['id'], 1, '32m')
+        # A diff of little fits.
+        two = c.fork(1, 'py')[0]['id']
+        status, answer = c.post(f'/v1/sandboxes/{two}/branch', {'tag': 'small', 'mode': 'diff'})
+        assert status == 201, answer
+        c.clear()
+        c.assert_nothing_left()
+        c.stop()
+    finally:
+        c.stop(signal.SIGKILL)
+        subprocess.run(['umount', '-l', small], check=True)
+
+
+@case(env=WRITTEN)
+def a_deletion_ends_the_writing(c):
+    c.flags = ['--snapshot-write-mib-s', '1']
+    c.stop()
+    c.start()
+    c.env['FORKD_SNAPSHOT_WRITER'] = 'direct'
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1, '64m')
+    c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'gone', 'wait': False})
+    until(lambda: writers(c), 'a writer is at work')
+    began = time.monotonic()
+    assert c.delete('/v1/snapshots/gone')[0] == 204
+    assert time.monotonic() - began < 30, 'it did not wait for the writing'
+    assert os.listdir(c.root) == ['py'] and not writers(c)
+
+
+@case(env=WRITTEN)
+def the_description_is_for_people_too(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    branch(c, one, 'a', mode='diff')
+    with open(os.path.join(c.root, 'a', 'snapshot.json'), encoding='utf-8') as file:
+        text = json.load(file)
+    assert text['tag'] == 'a' and text['parent']['tag'] == 'py' and text['branched_from'] == one, text
+    with open(os.path.join(c.root, 'py', 'snapshot.json'), encoding='utf-8') as file:
+        assert json.load(file)['content_hash'] == text['parent']['content_hash']
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
