@@ -95,7 +95,7 @@ static int template_stage(struct controller *c, const struct snapshot *s, const 
         return rc;
     rc = tree_leaf(s->tree, snapshot_leaf(s), &leaf, err);
     if (rc == 0)
-        rc = vmm_start(c->program, leaf, template, err);
+        rc = vmm_start(c->program, c->run_path, leaf, template, err);
     if (rc == 0)
         rc = vmm_load(template, &image, vmm_tree_owner(s->tree->id), m->fd[CTL_FD_BASE], m->extra, m->extra_count,
                       seat.listen, err);

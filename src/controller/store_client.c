@@ -36,7 +36,7 @@ int store_start(const char *program, struct vmm *store, struct err *err)
 {
     *store = (struct vmm)VMM_EMPTY;
     snprintf(store->id, sizeof store->id, "store");
-    return vmm_start(program, -1, store, err);
+    return vmm_start(program, NULL, -1, store, err);
 }
 
 /* The answer; what else it says shows that it lives. */

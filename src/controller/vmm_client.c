@@ -77,7 +77,7 @@ int vmm_program(char *path, size_t cap, struct err *err)
 static void exec_vmm(const char *program, const char *run_path, int ctl)
 {
     static char flag[] = "--ctl", number[] = "3", owner[] = "--run";
-    char *argv[] = {(char *)program, flag, number, owner, (char *)run_path, NULL};
+    char *argv[] = {(char *)program, flag, number, run_path ? owner : NULL, (char *)run_path, NULL};
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -43,7 +43,8 @@ int program_find(const char *variable, const char *name, const char *folder, cha
 int vmm_program(char *path, size_t cap, struct err *err);
 
 /* Starts a forkd-vmm that waits for BOOT or LOAD; it is born in `cgroup` (-1: none). Its command line, and that of all
- * it forks, names the run directory that it belongs to, which is how `forkd cleanup` knows whose it is. */
+ * it forks, names the run directory that it belongs to, which is how `forkd cleanup` knows whose it is
+ * (NULL: it forks nothing, and ends with us). */
 int vmm_start(const char *program, const char *run_path, int cgroup, struct vmm *vmm, struct err *err);
 
 struct vmm_boot {

@@ -6,6 +6,7 @@
 #include "base/own.h"
 #include "controller/branches.h"
 #include "controller/controller.h"
+#include "controller/durable.h"
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
@@ -207,7 +208,7 @@ static void other_tag(const struct workspace_row *row, char tag[REST_TAG_MAX + 1
 
 static int state_delete(struct controller *c, const char *tag, struct err *err)
 {
-    int rc = snapshot_delete(c, tag, err);
+    int rc = snapshot_delete(c, tag, REMOVE_ALONE, err);
     return rc == -REFUSED_MISSING ? 0 : rc;
 }
 
@@ -250,7 +251,12 @@ static int suspend(struct controller *c, struct workspace *w, bool diff, struct 
     rc = sandbox_branch(c, row.sandbox_id, &rq, &made, err);
     if (rc < 0)
         return rc;
+    rc = durable_await(c, made, err); /* the sandbox goes when its state is safe */
     snapshot_unref(&c->fleet, made);
+    if (rc < 0) {
+        state_drop(c, tag);
+        return rc;
+    }
     memcpy(row.state_tag, tag, sizeof row.state_tag);
     row.state = WORKSPACE_LEAVING;
     row.active_at_unix = now_unix();

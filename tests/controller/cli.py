@@ -13,7 +13,7 @@ FORKD = os.environ['FORKD_TEST_CLI']
 
 
 def command(c, own):
-    env = {**os.environ, 'FORKD_VMM': c.vmm, 'FORKD_HOME': os.path.dirname(os.environ['FORKD_TEST_CONTROLLER'])}
+    env = {**os.environ, **c.env, 'FORKD_VMM': c.vmm, 'FORKD_HOME': os.path.dirname(os.environ['FORKD_TEST_CONTROLLER'])}
     env.pop('FORKD_URL', None)
     env.update({'FORKD_STATE': c.state} if own else {'FORKD_URL': 'unix:' + c.socket})
     return env
