@@ -210,7 +210,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct script s = {data, size};
     log_init(LOG_ERROR, "fuzz");
     memset(&w, 0, sizeof w);
-    w.backend = (struct blk_backend){&w, do_read, do_write, do_zero, do_zero, do_flush};
+    w.backend = (struct blk_backend){&w, do_read, do_write, do_zero, do_zero, do_flush, NULL};
     driver_init(&w.d, DRIVER_RAM * 4);
     blk_init(&w.blk, &w.d.gmem, DISK, false);
     w.blk.on_stall = on_stall;

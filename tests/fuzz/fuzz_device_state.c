@@ -88,7 +88,7 @@ static struct virtio_dev *device(struct devices *v, unsigned which)
 
 static void live(struct devices *v, struct virtio_dev *dev)
 {
-    static const struct blk_backend backend = {NULL, no_disk, no_disk, no_range, no_range, no_flush};
+    static const struct blk_backend backend = {NULL, no_disk, no_disk, no_range, no_range, no_flush, NULL};
     driver_connect(&v->d, dev);
     check(loop_init(&v->loop, NULL) == 0);
     if (dev == &v->vsock.virtio)

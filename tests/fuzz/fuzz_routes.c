@@ -61,7 +61,8 @@ int snapshot_delete(struct controller *c, const char *tag, struct err *err)
     return fails() ? err_say(err, REFUSED_MISSING, "snapshot %s not found", tag) : 0;
 }
 
-int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, struct sandbox ***made, struct err *err)
+int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
+                    struct err *err)
 {
     check(rest_tag_valid(rq->snapshot_tag) && rq->n >= 1 && rq->n <= REST_SPAWN_MAX);
     if (fails())
