@@ -165,6 +165,7 @@ static void sandbox_leftovers(struct controller *c, const struct snapshot *base,
             leaf_remove(s->tree->cgroup, id);
     }
     rundir_remove(&c->run, id);
+    rundir_shelf_remove(&c->run, id);
     if (registry_sandbox_remove(c->registry, id, &err) < 0)
         log_error("%s", err.text);
 }

@@ -75,7 +75,7 @@ static int shelve(struct controller *c, struct berth *berth, struct err *err)
     int rc = rundir_shelve(&c->run, berth->id, &berth->seat, err);
     if (rc == 0)
         rc = berth->call = agent_dial(&c->run, berth->id, err);
-    berth->furnished = rc >= 0;
+    berth->shelved = rc >= 0;
     return rc;
 }
 
@@ -134,11 +134,15 @@ int berths_take(struct controller *c, struct berth *into, unsigned n, struct err
 
 int berth_furnish(struct controller *c, struct berth *berth, bool with_layer, struct err *err)
 {
-    if (!berth->furnished) {
-        int rc = rundir_seat(&c->run, berth->id, with_layer, &berth->seat, err);
-        if (rc == 0)
-            rc = berth->call = agent_dial(&c->run, berth->id, err);
-        return rc < 0 ? rc : 0;
-    }
-    return rundir_unshelve(&c->run, berth->id, err);
+    int rc = berth->shelved ? 0 : rundir_seat(&c->run, berth->id, with_layer, &berth->seat, err);
+    if (rc == 0 && berth->call < 0)
+        rc = berth->call = agent_dial(&c->run, berth->id, err);
+    return rc < 0 ? rc : 0;
+}
+
+int berth_settle(struct controller *c, struct berth *berth, struct err *err)
+{
+    int rc = berth->shelved ? rundir_unshelve(&c->run, berth->id, err) : 0;
+    berth->shelved = berth->shelved && rc < 0;
+    return rc;
 }

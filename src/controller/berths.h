@@ -25,7 +25,7 @@ struct controller;
 struct berth {
     char id[CTL_ID_MAX];
     uint8_t secret[CTL_SECRET_LEN];
-    bool furnished;
+    bool shelved; /* its seat lies on the shelf */
     struct seat seat;
     int call; /* -1: none */
 };
@@ -48,8 +48,11 @@ void berths_refill(struct controller *c);
 
 /* Names `n` berths, whose rows are committed: first those that lie ready. On failure none is taken. */
 int berths_take(struct controller *c, struct berth *into, unsigned n, struct err *err);
-/* Puts the seat of one that was taken in its place, or makes it, then without a layer where none is wanted. */
+/* Makes the seat of one that has none yet, without a layer where none is wanted. */
 int berth_furnish(struct controller *c, struct berth *berth, bool with_layer, struct err *err);
+/* Puts the seat in its place. Until then it is found on the shelf as well, by a later controller too: so there is time
+ * for it while the sandbox comes up. */
+int berth_settle(struct controller *c, struct berth *berth, struct err *err);
 /* Closes the descriptors. */
 void berth_close(struct berth *berth);
 

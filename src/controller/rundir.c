@@ -29,24 +29,12 @@ static void seat_remove(int parent, const char *id)
     unlinkat(parent, id, AT_REMOVEDIR);
 }
 
-/* All seats of a directory: its own entries are names of seats. */
-static void directory_clear(int fd)
-{
-    int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    own_dir DIR *dir = copy < 0 ? NULL : fdopendir(copy);
-    for (struct dirent *e; dir && (e = readdir(dir));)
-        if (e->d_name[0] != '.')
-            seat_remove(fd, e->d_name);
-}
-
 /* Where this fails every seat is made when it is needed. */
 static void shelf_open(struct rundir *run)
 {
     if (mkdirat(run->fd, SHELF, 0700) < 0 && errno != EEXIST)
         return;
     run->shelf_fd = openat(run->fd, SHELF, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->shelf_fd >= 0)
-        directory_clear(run->shelf_fd);
 }
 
 int rundir_open(const char *path, struct rundir *run, struct err *err)
@@ -70,8 +58,6 @@ void rundir_close(struct rundir *run)
 {
     if (run->fd < 0)
         return;
-    if (run->shelf_fd >= 0)
-        directory_clear(run->shelf_fd);
     unlinkat(run->fd, SHELF, AT_REMOVEDIR);
     fd_close(&run->shelf_fd);
     fd_close(&run->fd);
@@ -177,18 +163,24 @@ void rundir_remove(const struct rundir *run, const char *id)
     seat_remove(run->fd, id);
 }
 
-unsigned rundir_sweep(const struct rundir *run, bool (*known)(void *arg, const char *id), void *arg)
+/* Entries of a directory of seats are their ids, but for a few names that are none. */
+static unsigned directory_sweep(int dirfd, bool (*known)(void *arg, const char *id), void *arg)
 {
     unsigned removed = 0;
-    int fd = openat(run->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     own_dir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     for (struct dirent *e; dir && (e = readdir(dir));) {
         if (e->d_name[0] == '.' || !strcmp(e->d_name, "pid") || known(arg, e->d_name))
             continue;
-        rundir_remove(run, e->d_name);
+        seat_remove(dirfd, e->d_name);
         removed++;
     }
     return removed;
+}
+
+unsigned rundir_sweep(const struct rundir *run, bool (*known)(void *arg, const char *id), void *arg)
+{
+    return directory_sweep(run->fd, known, arg) + (run->shelf_fd < 0 ? 0 : directory_sweep(run->shelf_fd, known, arg));
 }
 
 static int connect_to(const struct rundir *run, const char *id, const char *name, int type, struct err *err)

@@ -15,7 +15,7 @@
  * Invariants.
  * 1. Whoever holds the lock of the run directory (flock of the directory itself) is the only controller of it.
  * 2. A directory exists only while the registry has a row that leads to it: rows come first and go last. What
- *    has no row at start is litter and removed, and so is all that is on the shelf. */
+ *    has no row at start is litter and removed, on the shelf as well. */
 #ifndef FORKD_CONTROLLER_RUNDIR_H
 #define FORKD_CONTROLLER_RUNDIR_H
 
@@ -40,7 +40,7 @@ struct rundir {
 
 /* Makes (mode 0700) and locks `path`; -EWOULDBLOCK with a sentence when another controller has it. */
 int rundir_open(const char *path, struct rundir *run, struct err *err);
-/* Clears the shelf. Safe on one that was never opened (fd -1). */
+/* Safe on one that was never opened (fd -1). */
 void rundir_close(struct rundir *run);
 /* Notes the controller's pid for `forkd stop`. */
 int rundir_note_pid(const struct rundir *run, struct err *err);

@@ -87,6 +87,8 @@ static int child_start(struct controller *c, struct sandbox *b, struct berth *be
     if (rc < 0)
         return rc;
     rc = vmm_go(&b->vmm, err);
+    if (rc == 0)
+        rc = berth_settle(c, berth, err);
     seat_close(&berth->seat); /* so that the call ends when the child does */
     if (rc == 0)
         rc = agent_identify(steal_fd(&berth->call), b->vmm.id, IDENTIFY_SECS, err);
