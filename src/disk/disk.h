@@ -32,9 +32,12 @@
  * 2. The index names a layer for a block only when the block is there as a whole.
  * 3. Blocks outside `touched` pages of the index are in the base: what nobody wrote costs no memory, and saving
  *    does not look at it.
+ * 4. Layers are taken out of the row in disk_merge() alone, which counts in `merges` how often. Of two disks of one
+ * line of forks that have counted the same, one has the layers of the other in the same places, and perhaps newer ones.
+ * 5. A slot is free when no number leads to it and its descriptor is closed; the index does not name it then.
  *
- * Threads. read, write, zero, flush: one thread, the worker. Everything else: the loop's thread; disk_freeze() and
- * disk_save() may run while the worker does, the others may not. */
+ * Threads. read, write, zero, flush, merge_step: one thread, the worker. Everything else: the loop's thread;
+ * disk_freeze(), disk_merge() and disk_save() may run while the worker does, the others may not. */
 #ifndef FORKD_DISK_DISK_H
 #define FORKD_DISK_DISK_H
 

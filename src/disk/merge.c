@@ -3,9 +3,8 @@
  * Theory of operation. A merge makes one pass over the index to count the blocks in each layer that was frozen when it
  * began, and chooses those that hold the least: what they hold must be copied, and a large layer low in a tree is
  * better shared than copied into each sandbox. A second pass copies their blocks into the private layer. A block that
- * the guest wrote or discarded meanwhile is in them no more, and nothing is ever added to a frozen layer: so after one
- * pass no block names them, whatever was written and frozen meanwhile. They leave the row then, and their files are
- * closed.
+ * the guest wrote or discarded meanwhile is in them no more, and nothing is added to them: so after one pass no block
+ * names them, whatever was written and frozen meanwhile. They leave the row then, and their files are closed.
  *
  * A freeze in the midst makes the layer that was copied into a frozen one, and the pass goes on into the next. The
  * state saved with it names layers that are all still in the row: for each block the one it is copied from, or the one
@@ -17,7 +16,8 @@
  * who would stop without.
  *
  * Invariants.
- * 1. The worker's part is called between requests: none is under way, and none began before the merge did.
+ * 1. The worker's part is called between requests: the one that was under way when the last candidate was frozen, and
+ *    that may still have written to it, is over.
  * 2. Blocks are copied before the index says so: a reader finds them in one layer or in the other.
  * 3. A layer leaves the row when the pass over the whole index is done, and its slot is free when its file is closed.
  *
@@ -197,8 +197,13 @@ static bool begin(struct disk *disk)
     unsigned frozen = disk_frozen(disk);
     if (disk->private_layer < 0 || frozen <= DISK_MERGE_ABOVE)
         return false;
-    *m = (struct disk_merge){.candidates = frozen};
     memcpy(m->candidate, disk->order, frozen * sizeof *disk->order);
+    memset(m->live, 0, sizeof m->live);
+    memset(m->leaves, 0, sizeof m->leaves);
+    m->candidates = frozen;
+    m->leaving = 0;
+    m->block = 0;
+    m->rc = 0;
     set_phase(disk, MERGE_COUNT);
     return true;
 }
