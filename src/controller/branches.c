@@ -27,7 +27,7 @@ struct making {
     struct sandbox *source;
     struct snapshot *made;
     uint64_t began_ns;
-    bool measure_diff;
+    bool measure_diff, wait;
     struct ctl_branched report;
 };
 
@@ -318,7 +318,7 @@ static void commit(struct making *m)
     }
     pthread_mutex_unlock(&m->c->fleet.lock);
     monitor_watch_snapshot(m->c->monitor, s);
-    durable_write(m->c, s, b->base, m->measure_diff);
+    durable_write(m->c, s, b->base, m->measure_diff, m->wait);
     if (before) {
         snapshot_children_left(m->c, before, 1);
         snapshot_unref(&m->c->fleet, before);
@@ -358,7 +358,8 @@ static int make(struct making *m, struct err *err)
 static int branch_of(struct controller *c, struct sandbox *b, const struct rest_branch_create *rq, enum rest_mode mode,
                      struct snapshot **made, struct err *err)
 {
-    struct making m = {.c = c, .source = b, .began_ns = clock_monotonic_ns(), .measure_diff = rq->measure_diff};
+    struct making m = {
+        .c = c, .source = b, .began_ns = clock_monotonic_ns(), .measure_diff = rq->measure_diff, .wait = rq->wait};
     int rc = check_parent(b, rq, mode, err);
     if (rc == 0)
         rc = claim(c, b, rq->tag, mode, &m.made, err);

@@ -140,6 +140,7 @@ static int write_exported(struct controller *c, struct snapshot *s, const struct
                                       .memory = s->template.memory,
                                       .dir = dir,
                                       .diff = diff,
+                                      .awaited = s->durable.awaited,
                                       .engine = c->engine,
                                       .bytes_per_second = (uint64_t)c->write_mib_per_second << 20};
     int rc = run_store(c, s, &order, meta, err);
@@ -216,7 +217,7 @@ static void write_job(struct job *job)
     snapshot_unref(&c->fleet, s);
 }
 
-void durable_write(struct controller *c, struct snapshot *s, struct snapshot *parent, bool measured)
+void durable_write(struct controller *c, struct snapshot *s, struct snapshot *parent, bool measured, bool awaited)
 {
     struct err err = {0};
     if (c->engine == STORE_NONE)
@@ -225,6 +226,7 @@ void durable_write(struct controller *c, struct snapshot *s, struct snapshot *pa
     s->durable.state = DURABLE_WRITING;
     s->durable.c = c;
     s->durable.measure = measured;
+    s->durable.awaited = awaited;
     s->durable.job.fn = write_job;
     s->refs++; /* the job's */
     if (parent && s->branch.mode != REST_FULL) {
@@ -354,7 +356,7 @@ void durable_scan(struct controller *c)
         if ((*s)->state != SNAPSHOT_READY || (*s)->durable.state != DURABLE_NONE)
             continue;
         struct snapshot *parent = *(*s)->branch.source ? fleet_snapshot_find(&c->fleet, (*s)->branch.parent_tag) : NULL;
-        durable_write(c, *s, parent, false);
+        durable_write(c, *s, parent, false, false);
         snapshot_unref(&c->fleet, parent);
     }
     fleet_snapshots_release(&c->fleet, all);

@@ -38,8 +38,8 @@ void durable_recall(struct controller *c, struct snapshot *s);
 void durable_scan(struct controller *c);
 
 /* Has a template written that just became ready. `parent` is the snapshot that a diff is to (NULL: none); `measure`
- * counts what a diff would hold. Does not wait. */
-void durable_write(struct controller *c, struct snapshot *s, struct snapshot *parent, bool measure);
+ * counts what a diff would hold; `awaited`: somebody is going to wait for it. Does not wait. */
+void durable_write(struct controller *c, struct snapshot *s, struct snapshot *parent, bool measure, bool awaited);
 /* Waits until it is, or is not. 0 also where nothing is written. */
 int durable_await(struct controller *c, struct snapshot *s, struct err *err);
 

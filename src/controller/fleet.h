@@ -63,7 +63,7 @@ struct durable {
     struct rest_diff diff;      /* no logical bytes: it is no diff, and was not measured */
     struct snapshot *parent;    /* of a diff that is WRITING; a reference */
     const struct vmm *store;    /* that writes it; NULL: none is at work */
-    bool measure;
+    bool measure, awaited;
     bool has_row;            /* the registry knows its template */
     pthread_mutex_t loading; /* held by the one thread that loads it */
     struct controller *c;

@@ -249,7 +249,7 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
     s->durable.has_row = true;
     pthread_mutex_unlock(&c->fleet.lock);
     monitor_watch_snapshot(c->monitor, s);
-    durable_write(c, s, NULL, false);
+    durable_write(c, s, NULL, false, true);
     log_info("snapshot %s is ready: template %s, process %d", s->tag, s->template.id, (int)s->template.pid);
     *snapshot = s;
     return 0;

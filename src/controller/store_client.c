@@ -71,6 +71,7 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
     m.save.state_bytes = e->export.state_bytes;
     m.save.birth_layers = order->diff ? e->export.birth_layers : 0;
     m.save.engine = (uint8_t)order->engine;
+    m.save.awaited = order->awaited;
     m.save.bytes_per_second = order->bytes_per_second;
     m.fd[CTL_FD_DIR] = order->dir;
     m.fd[CTL_FD_OWN_MEMORY] = order->memory;

@@ -21,7 +21,7 @@ struct store_order {
     const struct ctl_message *exported; /* EXPORTED, of the template; its DIFF is ignored for a whole snapshot */
     int memory;                         /* the template's own */
     int dir;
-    bool diff;
+    bool diff, awaited;
     enum store_engine engine;
     uint64_t bytes_per_second; /* 0: as fast as it goes */
 };

@@ -235,6 +235,7 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
         pack_u64(p, m->save.state_bytes);
         pack_u32(p, m->save.birth_layers);
         pack_u8(p, m->save.engine);
+        pack_u8(p, m->save.awaited);
         pack_u64(p, m->save.bytes_per_second);
         pack_str(p, m->save.meta);
         break;
@@ -350,6 +351,7 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
         m->save.state_bytes = unpack_u64(u);
         m->save.birth_layers = unpack_u32(u);
         m->save.engine = unpack_u8(u);
+        m->save.awaited = unpack_u8(u);
         m->save.bytes_per_second = unpack_u64(u);
         unpack_str(u, m->save.meta, sizeof m->save.meta);
         break;

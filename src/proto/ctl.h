@@ -233,6 +233,7 @@ struct ctl_save {
     uint64_t ram, state_bytes;
     uint32_t birth_layers;
     uint8_t engine;            /* enum writer_engine of snap/writer.h */
+    uint8_t awaited;           /* somebody waits for it: it need not be the last to get a CPU */
     uint64_t bytes_per_second; /* 0: as fast as it goes */
     char meta[CTL_META_MAX];   /* proto/snapshot_meta.h */
 };
