@@ -26,7 +26,7 @@ static const struct verb *const verbs[] = {
     &verb_ping,
     &verb_kill,
     &verb_resume,
-    &verb_rmi, &verb_workspace,
+    &verb_rmi, &verb_snapshot_compact, &verb_workspace,
     &verb_stop, &verb_cleanup,
     &verb_version,
     &verb_names,

@@ -6,12 +6,17 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/lineage.h"
+#include "controller/refusal.h"
 #include "controller/snapshot_details.h"
 #include "controller/snapshot_root.h"
+#include "controller/snapshots.h"
 #include "controller/store_client.h"
 
 #include <fcntl.h>
 #include <string.h>
+
+/* What snapshot.json calls the origin of a compacted snapshot, with the other's tag behind it. */
+static const char compact_origin[] = "compact:";
 
 /* Opening and closing */
 
@@ -129,15 +134,15 @@ static int run_store(struct controller *c, struct snapshot *s, const struct stor
     return rc;
 }
 
-/* From a template to a directory with the snapshot's name. */
-static int write_exported(struct controller *c, struct snapshot *s, const struct ctl_message *exported, bool diff,
-                          struct snapshot_meta *meta, struct err *err)
+/* From a template, whose own memory is `memory`, to a directory with the snapshot's name. */
+static int write_exported(struct controller *c, struct snapshot *s, const struct ctl_message *exported, int memory,
+                          bool diff, struct snapshot_meta *meta, struct err *err)
 {
     own_fd int dir = snapshot_root_begin(c->root, s->template.id, err);
     if (dir < 0)
         return dir;
     const struct store_order order = {.exported = exported,
-                                      .memory = s->template.memory,
+                                      .memory = memory,
                                       .dir = dir,
                                       .diff = diff,
                                       .awaited = s->durable.awaited,
@@ -170,7 +175,7 @@ static int write_snapshot(struct controller *c, struct snapshot *s, struct snaps
     if (rc == 0)
         rc = details_write(s, meta, err);
     if (rc == 0)
-        rc = write_exported(c, s, &exported, diff, meta, err);
+        rc = write_exported(c, s, &exported, s->template.memory, diff, meta, err);
     ctl_message_close(&exported);
     return rc;
 }
@@ -276,7 +281,10 @@ static void note_written(struct snapshot *s, struct snapshot_meta *meta)
     s->durable.on_disk = true;
     s->durable.meta = meta;
     memcpy(s->durable.warning, meta->warning, sizeof meta->warning);
-    details_read(meta, &s->branch, &s->durable.diff);
+    if (!strncmp(meta->branched_from, compact_origin, strlen(compact_origin)))
+        snprintf(s->compacted, sizeof s->compacted, "%.*s", REST_TAG_MAX, meta->branched_from + strlen(compact_origin));
+    else
+        details_read(meta, &s->branch, &s->durable.diff);
 }
 
 void durable_recall(struct controller *c, struct snapshot *s)
@@ -360,4 +368,71 @@ void durable_scan(struct controller *c)
         snapshot_unref(&c->fleet, parent);
     }
     fleet_snapshots_release(&c->fleet, all);
+}
+
+/* Compacting */
+
+static int write_whole(struct controller *c, struct snapshot *source, struct snapshot *made, struct snapshot_meta *meta,
+                       struct err *err)
+{
+    struct ctl_message exported;
+    memcpy(meta->tag, made->tag, sizeof meta->tag);
+    meta->created_at_unix = made->created_at_unix;
+    snprintf(meta->branched_from, sizeof meta->branched_from, "%s%s", compact_origin, source->tag);
+    pthread_mutex_lock(&source->spawning);
+    int rc = vmm_export(&source->template, &exported, err);
+    pthread_mutex_unlock(&source->spawning);
+    if (rc < 0)
+        return rc;
+    if (exported.fd[CTL_FD_BASE] >= 0)
+        rc = name_base(c, exported.fd[CTL_FD_BASE], &meta->base, err);
+    if (rc == 0)
+        rc = write_exported(c, made, &exported, source->template.memory, false, meta, err);
+    ctl_message_close(&exported);
+    return rc;
+}
+
+/* Its tag is taken, and given back where it cannot be written. */
+static int compact(struct controller *c, struct snapshot *source, struct snapshot *made, struct err *err)
+{
+    made->created_at_unix = clock_realtime_ns() / NS_PER_SEC;
+    made->has_disk = source->has_disk;
+    if (fleet_snapshot_add(&c->fleet, made, err) < 0)
+        return err_say(err, REFUSED_CONFLICT, "snapshot %s exists already", made->tag);
+    struct snapshot_meta *meta = calloc(1, sizeof *meta);
+    int rc = meta ? write_whole(c, source, made, meta, err) : err_say(err, ENOMEM, "out of memory");
+    if (rc < 0) {
+        free(meta);
+        fleet_snapshot_end(&c->fleet, made);
+        return rc;
+    }
+    pthread_mutex_lock(&c->fleet.lock);
+    note_written(made, meta);
+    made->state = SNAPSHOT_STORED;
+    pthread_mutex_unlock(&c->fleet.lock);
+    log_info("snapshot %s is the whole of %s: %llu bytes in %llu ms", made->tag, source->tag,
+             (unsigned long long)meta->physical_bytes, (unsigned long long)meta->write_ms);
+    return 0;
+}
+
+int durable_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
+{
+    struct snapshot *source;
+    int rc = snapshot_hold(c, tag, 1, &source, err);
+    if (rc < 0)
+        return rc;
+    struct snapshot *s = NULL;
+    if (c->root < 0)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshots are not kept on a disk here%s%s",
+                     c->engine == STORE_NONE ? "" : ": ", c->engine == STORE_NONE ? "" : c->root_reason);
+    else if (!(s = stored_new(c, to)))
+        rc = err_say(err, ENOMEM, "out of memory");
+    if (rc == 0)
+        rc = compact(c, source, s, err);
+    if (rc < 0)
+        snapshot_unref(&c->fleet, s);
+    else
+        *made = s;
+    snapshot_release(c, source, 1);
+    return rc;
 }

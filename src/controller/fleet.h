@@ -77,7 +77,8 @@ struct snapshot {
     uint64_t created_at_unix;
     bool has_disk;
     struct tree *tree;
-    struct rest_branch branch; /* where it came from; no source: it was booted */
+    struct rest_branch branch; /* where it came from; no source: it was booted, or */
+    char compacted[REST_TAG_MAX + 1]; /* the snapshot that it is the whole of; "": none */
     struct durable durable;
     uint64_t image_bytes; /* of the sealed image that is its own; 0: it maps another's */
     enum snapshot_state state;

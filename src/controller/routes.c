@@ -130,6 +130,28 @@ static void snapshot_remove(struct controller *c, const struct call *call, struc
         reply->status = 204;
 }
 
+static void snapshot_compact(struct controller *c, const struct call *call, struct reply *reply)
+{
+    struct err err;
+    struct snapshot *made;
+    char to[REST_TAG_MAX + 1];
+    if (!rest_tag_valid(call->param)) {
+        reply_error(reply, 400, "this is no tag of a snapshot");
+        return;
+    }
+    if (rest_parse_compact(call->body, call->len, to, &err) < 0) {
+        reply_error(reply, 400, err.text);
+        return;
+    }
+    int rc = durable_compact(c, call->param, to, &made, &err);
+    if (rc < 0) {
+        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        return;
+    }
+    reply_json(reply, 200, snapshot_json(c, made, false));
+    snapshot_unref(&c->fleet, made);
+}
+
 static void reply_not_found(struct reply *reply, const char *id)
 {
     char text[256];
@@ -315,6 +337,7 @@ static const struct route routes[] = {
     {"GET", {"v1", "snapshots"}, ROUTE_ACTING, RIGHT_READ, snapshots_list},
     {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},
     {"DELETE", {"v1", "snapshots", ":tag"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
+    {"POST", {"v1", "snapshots", ":tag", "compact"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshot_compact},
     {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_READ, sandboxes_list},
     {"POST", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_RUN, sandboxes_post},
     {"GET", {"v1", "sandboxes", ":id"}, ROUTE_QUICK, RIGHT_READ, sandbox_get},

@@ -211,35 +211,17 @@ static int batch_run(struct controller *c, struct snapshot *base, struct sandbox
 /* The template, held as one of whose children there will be n more. */
 static int base_hold(struct controller *c, const struct rest_spawn *rq, struct snapshot **base, struct err *err)
 {
-    struct snapshot *s = fleet_snapshot_find(&c->fleet, rq->snapshot_tag);
-    if (!s)
-        return err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
-    int rc = 0;
-    pthread_mutex_lock(&c->fleet.lock);
-    bool stored = s->state == SNAPSHOT_STORED;
-    if (s->state == SNAPSHOT_READY || stored)
-        s->children += rq->n;
-    else if (s->state == SNAPSHOT_WRITING)
-        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: it is being made", s->tag);
-    else if (s->state == SNAPSHOT_FAILED)
-        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: %s", s->tag, s->reason);
-    else
-        rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", rq->snapshot_tag);
-    pthread_mutex_unlock(&c->fleet.lock);
-    if (rc == 0 && stored) {
-        rc = durable_load(c, s, err);
-        if (rc < 0)
-            snapshot_children_left(c, s, rq->n);
-    }
-    if (rc == 0 && rq->memory_limit_mib && s->tree->cgroup < 0) {
-        rc = err_say(err, ENOTSUP, "memory_limit_mib cannot be kept on this host: %s", c->cgroup_reason);
-        snapshot_children_left(c, s, rq->n);
-    }
+    struct snapshot *s;
+    int rc = snapshot_hold(c, rq->snapshot_tag, rq->n, &s, err);
     if (rc < 0)
-        snapshot_unref(&c->fleet, s);
-    else
-        *base = s;
-    return rc;
+        return rc;
+    if (rq->memory_limit_mib && s->tree->cgroup < 0) {
+        rc = err_say(err, ENOTSUP, "memory_limit_mib cannot be kept on this host: %s", c->cgroup_reason);
+        snapshot_release(c, s, rq->n);
+        return rc;
+    }
+    *base = s;
+    return 0;
 }
 
 static struct sandbox_row *rows_make(struct sandbox **box, unsigned n, const char *workspace)

@@ -331,6 +331,41 @@ void snapshot_children_left(struct controller *c, struct snapshot *s, unsigned c
         retire(c, s, dead);
 }
 
+int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct snapshot **snapshot, struct err *err)
+{
+    struct snapshot *s = fleet_snapshot_find(&c->fleet, tag);
+    if (!s)
+        return err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
+    int rc = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    bool stored = s->state == SNAPSHOT_STORED;
+    if (s->state == SNAPSHOT_READY || stored)
+        s->children += count;
+    else if (s->state == SNAPSHOT_WRITING)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: it is being made", tag);
+    else if (s->state == SNAPSHOT_FAILED)
+        rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is not bootable: %s", tag, s->reason);
+    else
+        rc = err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
+    pthread_mutex_unlock(&c->fleet.lock);
+    if (rc == 0 && stored) {
+        rc = durable_load(c, s, err);
+        if (rc < 0)
+            snapshot_children_left(c, s, count);
+    }
+    if (rc < 0)
+        snapshot_unref(&c->fleet, s);
+    else
+        *snapshot = s;
+    return rc;
+}
+
+void snapshot_release(struct controller *c, struct snapshot *s, unsigned count)
+{
+    snapshot_children_left(c, s, count);
+    snapshot_unref(&c->fleet, s);
+}
+
 static int await_gone(struct controller *c, struct snapshot *s, struct err *err)
 {
     struct timespec until;
@@ -510,6 +545,7 @@ json_t *snapshot_json(struct controller *c, struct snapshot *s, bool memory)
                                       .status = status_name(s),
                                       .warning = *reason ? reason : NULL,
                                       .branch = *branch.source ? &branch : NULL,
+                                      .compacted = *s->compacted ? s->compacted : NULL,
                                       .diff = diff.logical_bytes ? &diff : NULL,
                                       .bootable = is_bootable(c, s)};
     pthread_mutex_unlock(&c->fleet.lock);

@@ -360,6 +360,23 @@ int rest_parse_workspace_suspend(const char *body, size_t len, bool *diff, struc
     return rc;
 }
 
+int rest_parse_compact(const char *body, size_t len, char *to, struct err *err)
+{
+    json_t *document;
+    const char *tag = NULL;
+    int rc = load(body, len, &document, err);
+    if (rc == 0)
+        rc = take_string(document, "to", &tag, err);
+    if (rc == 0 && !tag)
+        rc = err_say(err, EINVAL, "to is missing");
+    if (rc == 0)
+        rc = check_tag("to", tag, err);
+    if (rc == 0)
+        snprintf(to, REST_TAG_MAX + 1, "%s", tag);
+    json_decref(document);
+    return rc;
+}
+
 static int read_branch(struct rest_branch_create *rq, struct err *err)
 {
     const json_t *d = rq->document;
@@ -511,6 +528,8 @@ json_t *rest_json_snapshot(const struct rest_snapshot_info *info)
     json_object_set_new(object, "created_at_unix", json_integer((json_int_t)info->created_at_unix));
     if (info->branch)
         set_branch(object, info->branch);
+    else if (info->compacted)
+        json_object_set_new(object, "branched_from", json_sprintf("compact:%s", info->compacted));
     if (info->diff) {
         set_number(object, "diff_ms", info->diff->ms);
         set_number(object, "diff_physical_bytes", info->diff->physical_bytes);

@@ -96,6 +96,8 @@ int rest_parse_spawn(const char *body, size_t len, struct rest_spawn *rq, struct
 int rest_parse_exec(const char *body, size_t len, struct rest_exec *rq, struct err *err);
 int rest_parse_eval(const char *body, size_t len, struct rest_eval *rq, struct err *err);
 int rest_parse_workspace_create(const char *body, size_t len, struct rest_workspace_create *rq, struct err *err);
+/* The new tag, in a buffer of REST_TAG_MAX + 1 bytes. */
+int rest_parse_compact(const char *body, size_t len, char *to, struct err *err);
 int rest_parse_workspace_suspend(const char *body, size_t len, bool *diff, struct err *err);
 /* Which values go together is another question: rest_branch_mode(), which is asked later than whether the tag is free.
  */
@@ -131,6 +133,7 @@ struct rest_diff {
 struct rest_snapshot_info {
     const char *tag, *dir, *status, *warning; /* warning may be NULL */
     const struct rest_branch *branch;         /* NULL: it is none */
+    const char *compacted;                    /* the snapshot it is the whole of; NULL: it is not */
     const struct rest_diff *diff;             /* NULL: it is none, and was not measured */
     uint64_t created_at_unix;
     bool bootable;

@@ -15,6 +15,8 @@ TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool,
 # What no walk can make on any host: a field by its schema.
 ELSEWHERE = {('SandboxInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller'}
+# Likewise a status: snapshots of this walk's processes cannot be written. tests/kvm/durable.py does it.
+NOT_HERE = {('compactSnapshot', 200), ('compactSnapshot', 500)}
 
 
 class Document:
@@ -125,6 +127,9 @@ def walk_snapshots(w):
     w.go('deleteSnapshot', 409, tag='slow')
     w.go('spawnSandboxes', 409, {'snapshot_tag': 'slow'})
     silent.join()
+    w.go('compactSnapshot', 400, {}, tag='py')
+    w.go('compactSnapshot', 404, {'to': 'whole'}, tag='none')
+    w.go('compactSnapshot', 409, {'to': 'whole'}, tag='py')
     w.go('deleteSnapshot', 400, tag='py', query='?cascade=true&force=true')
     w.go('deleteSnapshot', 404, tag='none')
     w.go('listSnapshots', 200, query='?memory=true')
@@ -273,7 +278,8 @@ def every_status_and_field_is_met(c):
                  walk_workspaces, walk_refusals):
         part(w)
     told = {(name, int(status)) for name, (_, _, one) in w.doc.operations.items() for status in one['responses']}
-    assert told == w.doc.statuses, f'in the document and not met: {sorted(told - w.doc.statuses)}'
+    never = told - NOT_HERE - w.doc.statuses
+    assert not never, f'in the document and not met: {sorted(never)}'
     fields = {(name, key) for name, schema in w.doc.tree['components']['schemas'].items()
               for key in schema.get('properties', {}) if name not in requests(w.doc)}
     never = {one for one in fields - w.doc.met if one not in ELSEWHERE}
@@ -303,7 +309,7 @@ def every_field_of_a_request_is_known_with_its_limits(c):
     c.snapshot()
     one = c.fork()[0]['id']
     doc = Document(c.get('/openapi.json')[1])
-    needed = {'tag': 'new', 'kernel': '/none', 'snapshot_tag': 'py', 'args': ['true'], 'code': '1', 'name': 'new'}
+    needed = {'to': 'new', 'tag': 'new', 'kernel': '/none', 'snapshot_tag': 'py', 'args': ['true'], 'code': '1', 'name': 'new'}
     for path, _, schema in requests(doc).values():
         url = path.format(id=one, tag='py', name='none')
         base = {key: needed[key] for key in [*schema['required'], 'kernel'] if key in schema['properties']}

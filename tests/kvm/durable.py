@@ -123,7 +123,8 @@ def what_was_not_written_is_by_the_next_controller(c):
     status, _ = c.post('/v1/sandboxes/none/branch', {})
     assert status == 404
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(lambda: c.post('/v1/snapshots', {'tag': 'py', 'kernel': c.kernel(), 'mem_size_mib': 128}))
+        call = pool.submit(lambda: c.post('/v1/snapshots', {'tag': 'py', 'kernel': c.kernel(), 'mem_size_mib': 128,
+                                                               'ready_cmd': f'mem fill {AT} 16m 5'}))
         until(lambda: snapshots(c).get('py', {}).get('bootable'), 'it can be forked')
         one = c.fork()[0]['id']
         fill(c, one, 1, '32m')
@@ -183,6 +184,55 @@ def a_parent_goes_only_with_its_diffs(c):
     assert os.listdir(c.root) == ['b']
     assert c.delete('/v1/snapshots/b')[0] == 204
     assert os.listdir(c.root) == [] and not snapshots(c)
+
+
+@case(env=WRITTEN)
+def a_compacted_snapshot_needs_no_other(c):
+    c.snapshot('py')
+    one = c.fork()[0]['id']
+    fill(c, one, 1)
+    branch(c, one, 'a', mode='diff')
+    two = c.fork(1, 'a')[0]['id']
+    fill(c, two, 2, '1m')
+    branch(c, two, 'b', mode='diff')
+    for sandbox in (one, two):
+        c.delete('/v1/sandboxes/' + sandbox)
+    status, whole = c.post('/v1/snapshots/b/compact', {'to': 'whole'})
+    assert (status, whole['status'], whole['bootable'], whole['branched_from']) == (200, 'ready', True, 'compact:b'), whole
+    assert c.post('/v1/snapshots/b/compact', {'to': 'whole'})[0] == 409
+    assert c.post('/v1/snapshots/b/compact', {'to': 'a'})[0] == 409
+    assert c.delete('/v1/snapshots/py?cascade=true')[0] == 204
+    assert snapshots(c) == {'whole': whole}
+    die_all(c)
+    c.start()
+    assert snapshots(c) == {'whole': whole}, snapshots(c)
+    last = c.fork(1, 'whole')[0]['id']
+    check(c, last, 2, '1m')
+    assert c.exec(last, 'mem', 'check', '0x2100000', '3m', '1')[1]['exit_code'] == 0
+    # Adopted, it is still what it was.
+    c.stop(signal.SIGKILL)
+    c.start()
+    assert snapshots(c) == {'whole': whole}, snapshots(c)
+
+
+@case('--snapshot-write-mib-s', '1', env=WRITTEN)
+def a_compaction_whose_writer_is_killed_leaves_nothing(c):
+    c.snapshot('py')
+    one = c.fork()[0]['id']
+    fill(c, one, 1)
+    status, _ = c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'a', 'wait': False})
+    assert status == 202
+    with ThreadPoolExecutor(1) as pool:
+        before = set(writers(c))
+        asked = pool.submit(c.post, '/v1/snapshots/a/compact', {'to': 'whole'})
+        until(lambda: set(writers(c)) - before, 'it is being written')
+        assert snapshots(c)['whole']['status'] == 'writing'
+        assert c.delete('/v1/snapshots/whole')[0] == 409
+        os.kill(int((set(writers(c)) - before).pop()), signal.SIGKILL)
+        status, answer = asked.result()
+    assert status == 500 and 'error' in answer, (status, answer)
+    assert 'whole' not in snapshots(c) and 'whole' not in os.listdir(c.root)
+    assert c.delete('/v1/snapshots/a')[0] == 204
 
 
 @case(env=WRITTEN)

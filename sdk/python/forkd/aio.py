@@ -96,6 +96,9 @@ class AsyncController:
             )
         )
 
+    async def compact_snapshot(self, tag: str, to: str) -> SnapshotInfo:
+        return await self._send(calls.compact_snapshot(tag, to))
+
     async def delete_snapshot(self, tag: str, *, cascade: bool = False, force: bool = False) -> None:
         await self._send(calls.delete_snapshot(tag, cascade, force))
 

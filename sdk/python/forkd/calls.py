@@ -107,6 +107,10 @@ def create_snapshot(
     return Call("POST", _path("snapshots"), body, takes=boot_wait_secs + WARM_SECS)
 
 
+def compact_snapshot(tag: str, to: str) -> Call[SnapshotInfo]:
+    return Call("POST", _path("snapshots", tag, "compact"), {"to": to}, takes=WRITE_SECS)
+
+
 def delete_snapshot(tag: str, cascade: bool, force: bool) -> Call[None]:
     return Call("DELETE", _path("snapshots", tag, cascade=cascade, force=force))
 

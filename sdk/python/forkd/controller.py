@@ -110,6 +110,10 @@ class Controller:
             )
         )
 
+    def compact_snapshot(self, tag: str, to: str) -> SnapshotInfo:
+        """Writes all that it stands for under another tag, which needs no other snapshot."""
+        return self._send(calls.compact_snapshot(tag, to))
+
     def delete_snapshot(self, tag: str, *, cascade: bool = False, force: bool = False) -> None:
         """`cascade` deletes what descends from it too; `force` deletes it alone, whoever needs it."""
         self._send(calls.delete_snapshot(tag, cascade, force))

@@ -111,6 +111,7 @@ def each_argument_goes_into_its_field(_):
           'mem_size_mib': 64, 'vcpus': 2, 'ready_cmd': 'true', 'warmup': ['json']}),
         (('create_snapshot', 'a'), {'image': 'python3', 'warmup': 'import json'}, 'POST /v1/snapshots',
          {'tag': 'a', 'rw': False, 'boot_wait_secs': 10, 'image': 'python3', 'warmup': 'import json'}),
+        (('compact_snapshot', 'a', 'b'), {}, 'POST /v1/snapshots/a/compact', {'to': 'b'}),
         (('delete_snapshot', 'a'), {'cascade': True}, 'DELETE /v1/snapshots/a?cascade=true', None),
         (('delete_snapshot', 'a'), {'force': True}, 'DELETE /v1/snapshots/a?force=true', None),
         (('spawn_sandboxes', 'py'), {'live_fork': True, 'hugepages': True}, 'POST /v1/sandboxes',

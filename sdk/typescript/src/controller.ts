@@ -161,6 +161,11 @@ export class Controller {
     return this.#send({ method: "POST", path: pathOf(["snapshots"]), body, takesMs: bootWaitSecs * 1000 + WARM_MS });
   }
 
+  /** Writes all that it stands for under another tag, which needs no other snapshot. */
+  compactSnapshot(tag: string, to: string): Promise<SnapshotInfo> {
+    return this.#send({ method: "POST", path: pathOf(["snapshots", tag, "compact"]), body: { to }, takesMs: WRITE_MS });
+  }
+
   /** `cascade` deletes what descends from it too; `force` deletes it alone, whoever needs it. */
   async deleteSnapshot(tag: string, options: { cascade?: boolean; force?: boolean } = {}): Promise<void> {
     const { cascade, force } = options;

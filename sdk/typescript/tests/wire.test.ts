@@ -110,6 +110,7 @@ test("each argument goes into its field", async () => {
       "POST /v1/snapshots",
       { tag: "a", image: "python3", rw: false, boot_wait_secs: 10 },
     ],
+    [(c) => c.compactSnapshot("a", "b"), "POST /v1/snapshots/a/compact", { to: "b" }],
     [(c) => c.deleteSnapshot("a", { cascade: true }), "DELETE /v1/snapshots/a?cascade=true", null],
     [(c) => c.deleteSnapshot("a", { force: true }), "DELETE /v1/snapshots/a?force=true", null],
     [
