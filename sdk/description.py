@@ -33,7 +33,7 @@ INTERFACES = {'Health': 'HealthInfo', 'Version': 'VersionInfo', 'Pause': 'PauseM
               'ExecAnswer': 'ExecResult', 'EvalAnswer': 'EvalResult', 'PingAnswer': 'PingResult', 'Exec': 'ExecOptions',
               'SnapshotCreate': 'SnapshotOptions', 'Spawn': 'SpawnOptions', 'Branch': 'BranchOptions',
               'WorkspaceCreate': 'WorkspaceOptions'}
-WITHOUT = {'Error', 'Eval', 'WorkspaceSuspend'}
+WITHOUT = {'Error', 'Eval', 'SnapshotCompact', 'WorkspaceSuspend'}
 
 
 def resolved(thing):
