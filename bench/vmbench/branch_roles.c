@@ -75,6 +75,11 @@ static int write_classic(struct source *s, struct err *err)
     return steal_fd(&file);
 }
 
+__attribute__((noinline)) void branch_begins(void)
+{
+    __asm__ volatile("");
+}
+
 static void begin_gap(const struct machine *m)
 {
     for (unsigned i = 0; i < m->config.vcpus; i++)
@@ -92,6 +97,8 @@ static void on_command(struct loop_source *from, uint32_t events)
     size_t count = 1;
     if (fdpass_recv(from->fd, &command, 1, &fd, &count, &err) <= 0)
         _exit(0);
+    if (command == COMMAND_BRANCH || command == COMMAND_CLASSIC)
+        branch_begins();
     if (command == COMMAND_PARKS)
         rc = measure_parks(s, &err);
     else if (command == COMMAND_GAP)

@@ -42,6 +42,9 @@ enum { TEMPLATE_STATE, TEMPLATE_PAGES, TEMPLATE_FDS };
 /* For rig_fork(): the source and the first template. */
 int branch_source_main(struct rig *rig, void *run);
 int branch_template_main(struct rig *rig, void *run);
+/* Does nothing: probes (bench/pause-window/probes) attach to it, to tell the pauses of branches from those of floors.
+ */
+void branch_begins(void);
 void branch_say_failed(struct branch_run *run, const struct err *err);
 
 #endif
