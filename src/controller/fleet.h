@@ -85,6 +85,9 @@ struct snapshot {
     char reason[ERR_TEXT_MAX]; /* why it FAILED */
     unsigned children;
 
+    atomic_uint spawned; /* sandboxes, of this controller */
+    atomic_bool settles; /* or did (settle.h) */
+
     pthread_mutex_t spawning; /* held by the one thread that talks to the template */
     struct vmm template;
     struct loop_source death; /* the monitor's */

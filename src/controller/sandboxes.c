@@ -18,6 +18,7 @@
 #include "controller/metrics.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
+#include "controller/settle.h"
 #include "controller/snapshots.h"
 #include "sys/cgroup.h"
 
@@ -324,6 +325,7 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const cha
     } else {
         *made = box;
         berths_refill(c);
+        settle_consider(c, base, rq->n);
     }
     snapshot_unref(&c->fleet, base);
     return rc;

@@ -152,6 +152,19 @@ static int message_next(struct vmm *vmm, struct ctl_message *m, uint64_t deadlin
     return rc < 0 ? rc : 0;
 }
 
+/* The answer to SETTLE, whoever reads it. True: it was that. */
+static bool settled_note(struct vmm *vmm, const struct ctl_message *m)
+{
+    if (!vmm->settle || m->request != vmm->settle)
+        return false;
+    vmm->settle = 0;
+    vmm->settled.code = m->type == CTL_SETTLED ? 0 : -(int)(m->failed.code ? m->failed.code : EIO);
+    vmm->settled.pages = m->type == CTL_SETTLED ? m->settled.pages : 0;
+    if (m->type == CTL_FAILED)
+        snprintf(vmm->settled.text, sizeof vmm->settled.text, "%s", m->failed.text);
+    return true;
+}
+
 /* The reply to `request`, of type `expect`. */
 static int reply_wait(struct vmm *vmm, uint32_t request, enum ctl_type expect, uint64_t deadline_ns,
                       struct ctl_message *m, struct err *err)
@@ -164,6 +177,8 @@ static int reply_wait(struct vmm *vmm, uint32_t request, enum ctl_type expect, u
                        : rc;
         if (m->request == 0)
             rc = event_note(vmm, m, err);
+        else if (settled_note(vmm, m))
+            rc = 0;
         else if (m->request == request && m->type == expect)
             return 0;
         else if (m->request == request && m->type == CTL_FAILED)
@@ -345,6 +360,31 @@ int vmm_branch(struct vmm *last, struct vmm *made, int listen, int peer, int mem
     /* The fork answers the request its template was sent. */
     atomic_store(&made->requests, m.request);
     return rc;
+}
+
+int vmm_settle(struct vmm *template, struct err *err)
+{
+    struct ctl_message m;
+    template->settle = vmm_number(template);
+    template->settled.code = -EAGAIN;
+    ctl_message_init(&m, CTL_SETTLE, template->settle);
+    return ctl_send_until(template->ctl, &m, secs_from_now(SPAWN_SECS), err);
+}
+
+int vmm_settled(struct vmm *template, uint64_t *pages, struct err *err)
+{
+    struct ctl_message m;
+    int rc = 1;
+    while (template->settled.code == -EAGAIN && (rc = ctl_recv_until(template->ctl, &m, 0, err)) == 1) {
+        settled_note(template, &m);
+        ctl_message_close(&m);
+    }
+    if (template->settled.code == -EAGAIN && rc != 1)
+        return rc == -ETIMEDOUT || rc == -EAGAIN
+                   ? -EAGAIN
+                   : err_say(err, ECONNRESET, "the template's process %d ended", (int)template->pid);
+    *pages = template->settled.pages;
+    return template->settled.code < 0 ? err_say(err, -template->settled.code, "%s", template->settled.text) : 0;
 }
 
 int vmm_stream(struct vmm *source, uint32_t number, int peer, int layer, struct err *err)

@@ -25,6 +25,12 @@ struct vmm {
     bool rung;              /* a DOORBELL came */
     bool stalled;           /* it was when it was adopted */
     atomic_uint requests;   /* numbers given out */
+    uint32_t settle;        /* the number of the SETTLE under way; 0: none */
+    struct {
+        int code; /* -EAGAIN: no answer yet */
+        uint64_t pages;
+        char text[CTL_TEXT_MAX];
+    } settled; /* what came of it */
 };
 
 #define VMM_EMPTY                                                                                                      \
@@ -100,6 +106,11 @@ int vmm_await_branched(struct vmm *made, struct ctl_branched *report, struct err
 int vmm_go(struct vmm *child, struct err *err);
 /* BORN, which a child says before its guest runs: we have its memory. */
 int vmm_await_birth(struct vmm *child, struct err *err);
+
+/* SETTLE, to a template. Its answer comes between others; the caller serialises calls on one template. */
+int vmm_settle(struct vmm *template, struct err *err);
+/* What came of it: 0 with the number of pages, -EAGAIN if nothing yet, or why it failed. */
+int vmm_settled(struct vmm *template, uint64_t *pages, struct err *err);
 
 /* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead;
  * -ETIMEDOUT: it does not answer within `secs`. */

@@ -116,6 +116,41 @@ def a_line_of_thirty_branches_of_branches_works(c):
     check(c, one, 30, '64k')
 
 
+def snapshot(c, tag):
+    return next(one for one in c.get('/v1/snapshots?memory=true')[1] if one['tag'] == tag)
+
+
+@case()
+def a_branch_with_many_pages_and_many_forks_settles_and_stays_what_it_was(c):
+    one = source(c)
+    fill(c, one, 3, '48m')
+    branch(c, one, 'many')
+    assert snapshot(c, 'many')['memory_image_kib'] == 0
+    early = c.fork(31, 'many')[0]['id']
+    later = c.fork(2, 'many')[0]['id']
+    until(lambda: snapshot(c, 'many')['memory_image_kib'] >= 48 << 10, 'it has an image of its own')
+    assert 'snapshot many is settled' in c.read_log()
+    for child in (early, later, c.fork(1, 'many')[0]['id']):
+        check(c, child, 3, '48m')
+    # It is a source's last template as before, and a base of branches.
+    assert read(branch(c, one, 'next')) < PAGES_OF_32_MIB / 8
+    check(c, c.fork(1, 'next')[0]['id'], 3, '48m')
+    fill(c, later, 4, '1m')
+    branch(c, later, 'below')
+    check(c, c.fork(1, 'below')[0]['id'], 4, '1m')
+    for box in c.ids():
+        c.delete('/v1/sandboxes/' + box)
+
+
+@case()
+def a_branch_with_few_pages_stays_as_it_is(c):
+    one = source(c)
+    fill(c, one, 3, '4m')
+    branch(c, one, 'few')
+    c.fork(40, 'few')
+    assert snapshot(c, 'few')['memory_image_kib'] == 0 and 'settled' not in c.read_log()
+
+
 def assert_consistent(c):
     """What lives is what is listed, or what a listed sandbox still needs; everything listed works."""
     boxes = c.get('/v1/sandboxes')[1]
