@@ -60,7 +60,9 @@ static int fetch(struct branch_source *b, struct err *err)
     int rc = dirty_fetch(b->dirty, b->machine, b->shared.wanted, err);
     if (rc < 0)
         return rc;
-    struct branch_message reply = {.word = BRANCH_FETCHED, .wanted = bitmap_count(b->shared.wanted, b->dirty->words)};
+    struct branch_message reply = {.word = BRANCH_FETCHED,
+                                   .wanted = bitmap_count(b->shared.wanted, b->dirty->words),
+                                   .ram = (uintptr_t)b->machine->gmem.base};
     return branch_send(b->peer.fd, &reply, NULL, 0, err);
 }
 
@@ -151,7 +153,7 @@ static int tell_resumed(struct branch_source *b, uint64_t resume_ns, struct err 
 static int pause_and_capture(struct branch_source *b, bool hold, struct err *err)
 {
     struct machine *m = b->machine;
-    struct branch_message reply = {.word = BRANCH_PARKED};
+    struct branch_message reply = {.word = BRANCH_PARKED, .ram = (uintptr_t)m->gmem.base};
     int fds[BRANCH_FDS_MAX];
     unsigned count = 0;
     struct err ignored = {0};

@@ -26,6 +26,16 @@ struct target {
     struct machine_instant instant; /* what it becomes */
 };
 
+/* Forks of one process have RAM at one address, by which the target reads the source's; a template that was loaded
+ * once more has its own. */
+static int check_ram(const struct target *t, const struct branch_message *answer, struct err *err)
+{
+    bool tells = answer->word == BRANCH_FETCHED || answer->word == BRANCH_PARKED;
+    if (!tells || answer->ram == (uintptr_t)t->machine->gmem.base)
+        return 0;
+    return err_say(err, EINVAL, "the source of the branch is of another load of the template");
+}
+
 /* Hears an answer of that kind. */
 static int hear(struct target *t, enum branch_word wanted, struct branch_message *answer, struct err *err)
 {
@@ -39,7 +49,7 @@ static int hear(struct target *t, enum branch_word wanted, struct branch_message
     if (answer->word == BRANCH_PARKED && wanted == BRANCH_PARKED) {
         memcpy(t->layer_fd, fds, count * sizeof *fds);
         t->layers = count;
-        return 0;
+        return check_ram(t, answer, err);
     }
     for (unsigned i = 0; i < count; i++)
         close(fds[i]);
@@ -48,7 +58,7 @@ static int hear(struct target *t, enum branch_word wanted, struct branch_message
                        "the source could not be branched: %s", strerrordesc_np((int)(answer->code & 4095)));
     if (answer->word != wanted)
         return err_say(err, EPROTO, "the source of the branch answered %d instead of %d", answer->word, wanted);
-    return 0;
+    return check_ram(t, answer, err);
 }
 
 static int ask(struct target *t, const struct branch_message *question, enum branch_word wanted,

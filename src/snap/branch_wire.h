@@ -20,9 +20,9 @@
 enum branch_word {
     BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has and their merges, instant; the shared memfd */
     BRANCH_FETCH,     /* target */
-    BRANCH_FETCHED,   /* source: wanted */
+    BRANCH_FETCHED,   /* source: wanted, ram */
     BRANCH_PARK,      /* target: hold = pause until RESUME whatever there is to read */
-    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), staged, kick, save, log, pages; layers of the target's that
+    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), ram, staged, kick, save, log, pages; layers of the target's that
                        are the oldest of the source's, all others after them, and the source's merges */
     BRANCH_RESUME,  /* target, where there was something to read or it asked to hold */
     BRANCH_RESUMED, /* source: instant, layers not written since its birth, resume */
@@ -35,6 +35,7 @@ struct branch_message {
     enum branch_word word;
     uint32_t code, layers, merges, staged, hold;
     uint64_t state_bytes, wanted;
+    uint64_t ram; /* where the source has its RAM mapped */
     uint64_t instant_source, instant_number;
     uint64_t kick_ns, save_ns, log_ns, pages_ns, resume_ns;
 };

@@ -319,6 +319,29 @@ static void a_template_that_is_not_of_the_sandbox_is_refused_in_words(void **sta
     template_quit(&t);
 }
 
+/* A snapshot that is loaded again has the same memory, mapped wherever it came to lie. */
+static void a_template_of_another_load_is_refused_or_right(void **state)
+{
+    struct template t = template_load(&image), again = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    sandbox_run_line(&source, "mem fill 0x2000000 0x400000 7");
+    struct ctl_message m;
+    struct template branch = sandbox_branch_begin(&source, &again, "branch", true);
+    if (ctl_recv_until(branch.vmm.ctl, &m, clock_monotonic_ns() + DEADLINE_SECONDS * NS_PER_SEC, NULL) != 1)
+        fail_msg("the branch said nothing");
+    if (m.type == CTL_BRANCHED)
+        assert_int_equal(m.branched.pages_differing, 0);
+    else
+        assert_non_null(strstr(m.failed.text, "another load"));
+    assert_true(m.type == CTL_BRANCHED || m.failed.code == EINVAL);
+    ctl_message_close(&m);
+    template_quit(&branch);
+    sandbox_ping(&source);
+    sandbox_quit(&source);
+    template_quit(&again);
+    template_quit(&t);
+}
+
 static void source_and_branch_live_and_die_independently(void **state)
 {
     struct template t = template_load(&image);
@@ -398,6 +421,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
         cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
         cmocka_unit_test(a_template_that_is_not_of_the_sandbox_is_refused_in_words),
+        cmocka_unit_test(a_template_of_another_load_is_refused_or_right),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
         cmocka_unit_test(a_sandbox_whose_disk_is_full_stays_stopped),
     };
