@@ -273,6 +273,8 @@ static int attempts(struct making *m, struct err *err)
             log_warn("sandbox %s cannot be branched from snapshot %s: %s", b->vmm.id, line[i]->tag, err->text);
     }
     line_release(m->c, line, count);
+    if (count && rc == -ESTALE)
+        err_wrap(err, "sandbox %s cannot be branched from any template there is", b->vmm.id);
     return rc;
 }
 
