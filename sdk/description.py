@@ -18,7 +18,7 @@ with open(os.environ['FORKD_TYPESCRIPT_TYPES'], encoding='utf-8') as file:
     TYPESCRIPT = file.read()
 
 # Clients of API v1 have always had these, which are refused here, or not told.
-EXTRA = {'per_child_netns', 'tap', 'diff_ms', 'diff_physical_bytes', 'diff_logical_bytes'}
+EXTRA = {'per_child_netns', 'tap'}
 # A second word for a mode.
 OTHERWISE = {'live'}
 # The description itself.

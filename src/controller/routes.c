@@ -11,6 +11,7 @@
 #include "controller/openapi.h"
 #include "controller/refusal.h"
 #include "controller/sandboxes.h"
+#include "controller/snapshot_info.h"
 #include "controller/snapshots.h"
 #include "controller/workspace_routes.h"
 
@@ -150,6 +151,23 @@ static void snapshot_compact(struct controller *c, const struct call *call, stru
     }
     reply_json(reply, 200, snapshot_json(c, made, false));
     snapshot_unref(&c->fleet, made);
+}
+
+static void snapshot_get_info(struct controller *c, const struct call *call, struct reply *reply)
+{
+    char text[256];
+    if (!rest_tag_valid(call->param)) {
+        reply_error(reply, 400, "this is no tag of a snapshot");
+        return;
+    }
+    struct snapshot *s = fleet_snapshot_find(&c->fleet, call->param);
+    if (!s) {
+        snprintf(text, sizeof text, "snapshot %s not found", call->param);
+        reply_error(reply, 404, text);
+        return;
+    }
+    reply_json(reply, 200, snapshot_info_json(c, s));
+    snapshot_unref(&c->fleet, s);
 }
 
 static void reply_not_found(struct reply *reply, const char *id)
@@ -336,6 +354,7 @@ static const struct route routes[] = {
     {"GET", {"version"}, ROUTE_QUICK, RIGHT_READ, version},
     {"GET", {"v1", "snapshots"}, ROUTE_ACTING, RIGHT_READ, snapshots_list},
     {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},
+    {"GET", {"v1", "snapshots", ":tag", "info"}, ROUTE_ACTING, RIGHT_READ, snapshot_get_info},
     {"DELETE", {"v1", "snapshots", ":tag"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
     {"POST", {"v1", "snapshots", ":tag", "compact"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshot_compact},
     {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_READ, sandboxes_list},

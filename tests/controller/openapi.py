@@ -14,7 +14,10 @@ READER, RUNNER, ADMIN = (line.split()[0] for line in TOKENS.splitlines())
 TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool, 'null': type(None), 'array': list, 'object': dict}
 # What no walk can make on any host: a field by its schema.
 ELSEWHERE = {('SandboxInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
-             ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller'}
+             ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
+             **dict.fromkeys([(schema, field) for schema in ('SnapshotInfo', 'SnapshotInfoDetail')
+                              for field in ('diff_ms', 'diff_physical_bytes', 'diff_logical_bytes', 'content_hash',
+                                            'parent_content_hash')], 'needs snapshots on a disk: tests/kvm/durable.py')}
 # Likewise a status: snapshots of this walk's processes cannot be written. tests/kvm/durable.py does it.
 NOT_HERE = {('compactSnapshot', 200), ('compactSnapshot', 500)}
 
@@ -132,6 +135,8 @@ def walk_snapshots(w):
     w.go('compactSnapshot', 409, {'to': 'whole'}, tag='py')
     w.go('deleteSnapshot', 400, tag='py', query='?cascade=true&force=true')
     w.go('deleteSnapshot', 404, tag='none')
+    w.go('getSnapshotInfo', 404, tag='none')
+    w.go('getSnapshotInfo', 400, tag='-not-a-tag')
     w.go('listSnapshots', 200, query='?memory=true')
 
 
@@ -139,6 +144,7 @@ def walk_dead_template(w):
     w.snapshot('dies')
     os.kill(w.c.template(), signal.SIGKILL)
     until(lambda: 'warning' in w.go('listSnapshots', 200)[0], 'its death is told')
+    w.go('getSnapshotInfo', 200, tag='dies')
     w.go('deleteSnapshot', 204, tag='dies')
 
 
@@ -193,6 +199,7 @@ def walk_branches(w):
     c = w.c
     one, = w.spawn()
     w.go('branchSandbox', 201, {'tag': 'made', 'diff': True}, id=one)
+    w.go('getSnapshotInfo', 200, tag='made')
     w.go('branchSandbox', 202, {'wait': False}, id=one)
     w.go('branchSandbox', 400, {'tag': '..'}, id=one)
     w.go('branchSandbox', 404, {}, id='none')

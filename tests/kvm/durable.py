@@ -55,6 +55,19 @@ def is_writer(c, pid):
     return b'forkd-store' in argv and parent == c.process.pid
 
 
+def tells_of_the_tree(c):
+    """py <- b <- c, and a by itself."""
+    info = {tag: c.get(f'/v1/snapshots/{tag}/info')[1] for tag in ('py', 'a', 'b', 'c')}
+    assert [info[tag]['ancestors'] for tag in ('py', 'a', 'b', 'c')] == [[], [], ['py'], ['py', 'b']]
+    assert [info[tag]['dependents'] for tag in ('py', 'a', 'b', 'c')] == [['b'], [], ['c'], []]
+    assert [info[tag]['chain_depth'] for tag in ('py', 'a', 'b', 'c')] == [0, 0, 1, 2]
+    assert info['c']['parent_content_hash'] == info['b']['content_hash'] != info['py']['content_hash']
+    assert 'parent_content_hash' not in info['a'] and info['a']['parent_tag'] == 'py'
+    for one in info.values():
+        assert one['memory_logical_bytes'] == 128 << 20 and one['vmstate_bytes'] > 4096, one
+        assert 0 < one['memory_physical_bytes'] < 16 << 20, one
+
+
 @case(env=WRITTEN)
 def a_tree_comes_back_after_the_end_of_the_host(c):
     c.snapshot('py', mem_size_mib=128)
@@ -67,12 +80,14 @@ def a_tree_comes_back_after_the_end_of_the_host(c):
     two = c.fork(1, 'b')[0]['id']
     fill(c, two, 3, '2m')
     made = branch(c, two, 'c', mode='diff')
+    tells_of_the_tree(c)
     assert made['parent_tag'] == 'b' and sorted(os.listdir(c.root)) == ['a', 'b', 'c', 'py']
     die_all(c)
     c.start()
     assert {tag: (s['status'], s['bootable']) for tag, s in snapshots(c).items()} == \
         dict.fromkeys(('a', 'b', 'c', 'py'), ('ready', True))
     assert snapshots(c)['c'] == made, (snapshots(c)['c'], made)
+    tells_of_the_tree(c)
     assert not c.processes(), 'nothing is loaded before it is needed'
     check(c, c.fork(1, 'a')[0]['id'], 1)
     check(c, c.fork(2, 'b')[1]['id'], 2)

@@ -16,6 +16,7 @@ from .answers import (
     PingResult,
     SandboxInfo,
     SnapshotInfo,
+    SnapshotInfoDetail,
     TextResult,
     VersionInfo,
     WorkspaceInfo,
@@ -98,6 +99,9 @@ class AsyncController:
 
     async def compact_snapshot(self, tag: str, to: str) -> SnapshotInfo:
         return await self._send(calls.compact_snapshot(tag, to))
+
+    async def snapshot_info(self, tag: str) -> SnapshotInfoDetail:
+        return await self._send(calls.snapshot_info(tag))
 
     async def delete_snapshot(self, tag: str, *, cascade: bool = False, force: bool = False) -> None:
         await self._send(calls.delete_snapshot(tag, cascade, force))

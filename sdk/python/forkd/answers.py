@@ -6,7 +6,7 @@ former. Unknown fields of a newer controller come through unchanged.
 
 from __future__ import annotations
 
-from typing import Optional, TypedDict
+from typing import List, Optional, TypedDict
 
 
 class HealthInfo(TypedDict):
@@ -55,6 +55,33 @@ class SnapshotInfo(_SnapshotAlways, total=False):
     memory_pss_kib: Optional[int]
     memory_charged_kib: int
     memory_image_kib: int
+
+
+class _DetailAlways(_SnapshotAlways):
+    memory_logical_bytes: int  # the length of memory.bin; 0: it is not on the disk
+    memory_physical_bytes: int
+    vmstate_bytes: int
+    chain_depth: int
+    ancestors: List[str]  # root first
+    dependents: List[str]  # the diffs to it
+
+
+class SnapshotInfoDetail(_DetailAlways, total=False):
+    branched_from: str
+    parent_tag: str
+    mode: str
+    pause_ms: int
+    pause_us: PauseMicroseconds
+    rounds: int
+    pages_streamed: int
+    pages_in_pause: int
+    ready_ms: int
+    diff_ms: int
+    diff_physical_bytes: int
+    diff_logical_bytes: int
+    warning: str
+    content_hash: str
+    parent_content_hash: str
 
 
 class _SandboxAlways(TypedDict):

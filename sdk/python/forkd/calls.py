@@ -18,6 +18,7 @@ from .answers import (
     PingResult,
     SandboxInfo,
     SnapshotInfo,
+    SnapshotInfoDetail,
     TextResult,
     VersionInfo,
     WorkspaceInfo,
@@ -109,6 +110,10 @@ def create_snapshot(
 
 def compact_snapshot(tag: str, to: str) -> Call[SnapshotInfo]:
     return Call("POST", _path("snapshots", tag, "compact"), {"to": to}, takes=WRITE_SECS)
+
+
+def snapshot_info(tag: str) -> Call[SnapshotInfoDetail]:
+    return Call("GET", _path("snapshots", tag, "info"))
 
 
 def delete_snapshot(tag: str, cascade: bool, force: bool) -> Call[None]:

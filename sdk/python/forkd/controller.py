@@ -17,6 +17,7 @@ from .answers import (
     PingResult,
     SandboxInfo,
     SnapshotInfo,
+    SnapshotInfoDetail,
     TextResult,
     VersionInfo,
     WorkspaceInfo,
@@ -113,6 +114,10 @@ class Controller:
     def compact_snapshot(self, tag: str, to: str) -> SnapshotInfo:
         """Writes all that it stands for under another tag, which needs no other snapshot."""
         return self._send(calls.compact_snapshot(tag, to))
+
+    def snapshot_info(self, tag: str) -> SnapshotInfoDetail:
+        """What lies on the disk of it, and which others need it there or are needed."""
+        return self._send(calls.snapshot_info(tag))
 
     def delete_snapshot(self, tag: str, *, cascade: bool = False, force: bool = False) -> None:
         """`cascade` deletes what descends from it too; `force` deletes it alone, whoever needs it."""

@@ -9,6 +9,7 @@ import type {
   PingResult,
   SandboxInfo,
   SnapshotInfo,
+  SnapshotInfoDetail,
   SnapshotOptions,
   SpawnOptions,
   TextResult,
@@ -164,6 +165,11 @@ export class Controller {
   /** Writes all that it stands for under another tag, which needs no other snapshot. */
   compactSnapshot(tag: string, to: string): Promise<SnapshotInfo> {
     return this.#send({ method: "POST", path: pathOf(["snapshots", tag, "compact"]), body: { to }, takesMs: WRITE_MS });
+  }
+
+  /** What lies on the disk of it, and which others need it there or are needed. */
+  snapshotInfo(tag: string): Promise<SnapshotInfoDetail> {
+    return this.#send({ method: "GET", path: pathOf(["snapshots", tag, "info"]) });
   }
 
   /** `cascade` deletes what descends from it too; `force` deletes it alone, whoever needs it. */

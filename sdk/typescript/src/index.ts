@@ -34,6 +34,7 @@ export type {
   PingResult,
   SandboxInfo,
   SnapshotInfo,
+  SnapshotInfoDetail,
   SnapshotOptions,
   SpawnOptions,
   TextResult,

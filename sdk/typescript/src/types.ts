@@ -50,6 +50,38 @@ export interface SnapshotInfo {
   memory_image_kib?: number;
 }
 
+export interface SnapshotInfoDetail {
+  tag: string;
+  dir: string;
+  created_at_unix: number;
+  status: "writing" | "ready" | "failed";
+  bootable: boolean;
+  branched_from?: string;
+  parent_tag?: string;
+  mode?: BranchMode;
+  pause_ms?: number;
+  pause_us?: PauseMicroseconds;
+  rounds?: number;
+  pages_streamed?: number;
+  pages_in_pause?: number;
+  ready_ms?: number;
+  diff_ms?: number;
+  diff_physical_bytes?: number;
+  diff_logical_bytes?: number;
+  warning?: string;
+  /** The length of memory.bin; 0: it is not on the disk. */
+  memory_logical_bytes: number;
+  memory_physical_bytes: number;
+  vmstate_bytes: number;
+  content_hash?: string;
+  parent_content_hash?: string;
+  chain_depth: number;
+  /** Root first. */
+  ancestors: string[];
+  /** The diffs to it. */
+  dependents: string[];
+}
+
 export interface SandboxInfo {
   id: string;
   snapshot_tag: string;
