@@ -32,7 +32,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -62,20 +61,25 @@ static bool fail(struct disk *disk, int rc)
     return false;
 }
 
-/* By the blocks in them, fewest first. */
-static int compare_keys(const void *a, const void *b)
+/* In place, by insertion: they are few, and qsort(3) asks the kernel how much memory there is, which it may not. */
+static void sort(uint64_t *key, unsigned count)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
+    for (unsigned i = 1; i < count; i++) {
+        uint64_t moving = key[i];
+        unsigned at = i;
+        for (; at && key[at - 1] > moving; at--)
+            key[at] = key[at - 1];
+        key[at] = moving;
+    }
 }
 
 /* All but DISK_MERGE_KEEP leave, and empty ones in any case. */
 static void choose(struct disk_merge *m)
 {
-    uint64_t key[DISK_SLOTS]; /* a disk has at most 2^32 blocks */
+    uint64_t key[DISK_SLOTS]; /* blocks, of which a disk has at most 2^32, and the slot */
     for (unsigned i = 0; i < m->candidates; i++)
         key[i] = m->live[place_of_slot(m->candidate[i])] << 8 | m->candidate[i];
-    qsort(key, m->candidates, sizeof *key, compare_keys);
+    sort(key, m->candidates);
     m->leaving = m->candidates - DISK_MERGE_KEEP;
     while (m->leaving < m->candidates && key[m->leaving] >> 8 == 0)
         m->leaving++;
