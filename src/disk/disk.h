@@ -53,9 +53,12 @@ enum {
     DISK_BLOCK = 4096,
     DISK_SLOTS = 250,      /* an index byte names at most so many */
     DISK_LAYERS_MAX = 220, /* with the private one; a control message carries as many */
-    /* A disk of more frozen layers than the first has some of them merged, so that the second stay. The distance is how
-     * many branches share the price of one merge; far from the limit, since branches go on while it is under way. */
+    /* A disk of more frozen layers than this has some of them merged, until as many are left as the last says. The
+     * distance is how many branches share the price of one merge. A sandbox that was not branched yet may never be, and
+     * has many siblings with the same layers: it begins later. Both are far from the limit, since branches go on
+     * meanwhile. */
     DISK_MERGE_ABOVE = 64,
+    DISK_MERGE_ABOVE_AT_BIRTH = 128,
     DISK_MERGE_KEEP = 32,
 };
 

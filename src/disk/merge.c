@@ -199,7 +199,8 @@ static bool begin(struct disk *disk)
 {
     struct disk_merge *m = &disk->merge;
     unsigned frozen = disk_frozen(disk);
-    if (disk->private_layer < 0 || frozen <= DISK_MERGE_ABOVE)
+    unsigned above = frozen == disk->birth_layers ? DISK_MERGE_ABOVE_AT_BIRTH : DISK_MERGE_ABOVE;
+    if (disk->private_layer < 0 || frozen <= above)
         return false;
     memcpy(m->candidate, disk->order, frozen * sizeof *disk->order);
     memset(m->live, 0, sizeof m->live);

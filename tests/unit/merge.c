@@ -80,7 +80,7 @@ static void lives_without_end_stay_as_flat_files(void **state)
         assert_reads_as(disks[i], 0, BYTES);
         assert_diff_is_complete(disks[i]);
         merge_to_the_end(disks[i]);
-        assert_true(disk_frozen(&disks[i]->disk) <= DISK_MERGE_ABOVE);
+        assert_true(disk_frozen(&disks[i]->disk) <= DISK_MERGE_ABOVE_AT_BIRTH);
         assert_reads_as(disks[i], 0, BYTES);
         assert_diff_is_complete(disks[i]);
         pair_free(disks[i]);
@@ -113,6 +113,30 @@ static void the_fullest_layer_is_not_copied(void **state)
     assert_int_equal(fstat(disk_layer_fd(&p->disk, DISK_MERGE_KEEP), &after), 0);
     assert_true(after.st_blocks < before.st_blocks);
     assert_reads_as(p, 0, BYTES);
+    pair_free(p);
+}
+
+/* Its siblings have the same ones, and most of them end without a branch. */
+static void a_fork_with_many_layers_waits_for_a_branch_of_its_own(void **state)
+{
+    struct pair *p = pair_of_many_layers(), *child = pair_fork(p), *grandchild;
+    merge_to_the_end(child);
+    assert_int_equal(child->disk.merges, 0);
+    grandchild = pair_fork(child);
+    merge_to_the_end(child);
+    assert_int_equal(disk_frozen(&child->disk), DISK_MERGE_KEEP);
+    while (disk_frozen(&grandchild->disk) <= DISK_MERGE_ABOVE_AT_BIRTH) {
+        struct pair *next = pair_fork(grandchild);
+        pair_free(grandchild);
+        grandchild = next;
+        random_write(grandchild, 0, DISK_BLOCK);
+    }
+    merge_to_the_end(grandchild);
+    assert_int_equal(disk_frozen(&grandchild->disk), DISK_MERGE_KEEP);
+    assert_reads_as(child, 0, BYTES);
+    assert_reads_as(grandchild, 0, BYTES);
+    pair_free(grandchild);
+    pair_free(child);
     pair_free(p);
 }
 
@@ -215,6 +239,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lives_without_end_stay_as_flat_files),
         cmocka_unit_test(the_fullest_layer_is_not_copied),
+        cmocka_unit_test(a_fork_with_many_layers_waits_for_a_branch_of_its_own),
         cmocka_unit_test(layers_that_hold_nothing_all_leave),
         cmocka_unit_test(a_layer_s_file_is_open_as_long_as_it_has_a_number),
         cmocka_unit_test(a_merge_that_meets_an_error_harms_nobody),

@@ -104,7 +104,7 @@ static void three_hundred_branches_of_one_sandbox_keep_its_layers_few(void **sta
 /* Each generation begins with the layers of all before it, and lives for a few commands only. */
 static void a_line_of_branches_of_branches_without_end_keeps_its_layers_few(void **state)
 {
-    enum { DEPTH = 120 };
+    enum { DEPTH = DISK_MERGE_ABOVE_AT_BIRTH + 32 };
     struct template t = template_load(&image), last = t;
     for (int i = 0; i < DEPTH; i++) {
         struct ctl_branched report;
