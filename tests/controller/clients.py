@@ -97,7 +97,8 @@ def a_body_without_end_is_cut_off(c):
     assert c.get('/healthz')[0] == 200
 
 
-@case()
+# libmicrohttpd may see the end of a stream that came with its last bytes only when its patience is over.
+@case('--request-timeout', '2')
 def a_body_cut_short_changes_nothing(c):
     c.snapshot()
     one = c.fork()[0]['id']
