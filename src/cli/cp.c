@@ -1,0 +1,221 @@
+/* cp.c: forkd cp: a file to or from a sandbox.
+ *
+ * It goes through exec, in blocks of base64, which any guest with a shell, base64, dd and mv can do. A copy is written
+ * beside its destination and renamed when it is whole, so that nobody sees half a file. */
+#include "base/io.h"
+#include "base/own.h"
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "cli/sandbox.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { BLOCK = 384 << 10, SIZE_MAX_MIB = 256 };
+
+static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* RFC 4648; `text` has room for 4 * (len + 2) / 3 + 1. */
+static size_t base64_encode(const unsigned char *bytes, size_t len, char *text)
+{
+    char *put = text;
+    for (size_t i = 0; i < len; i += 3) {
+        unsigned group = bytes[i] << 16 | (i + 1 < len ? bytes[i + 1] << 8 : 0) | (i + 2 < len ? bytes[i + 2] : 0);
+        *put++ = letters[group >> 18];
+        *put++ = letters[group >> 12 & 63];
+        *put++ = i + 1 < len ? letters[group >> 6 & 63] : '=';
+        *put++ = i + 2 < len ? letters[group & 63] : '=';
+    }
+    *put = 0;
+    return (size_t)(put - text);
+}
+
+/* Line ends are passed over; -1 for what is no base64. */
+static ssize_t base64_decode(const char *text, unsigned char *bytes)
+{
+    unsigned group = 0, bits = 0;
+    ssize_t len = 0;
+    for (; *text && *text != '='; text++) {
+        const char *letter = strchr(letters, *text);
+        if (*text == '\n' || *text == '\r')
+            continue;
+        if (!letter)
+            return -1;
+        group = (group << 6 | (unsigned)(letter - letters)) & 0xffffff;
+        bits += 6;
+        if (bits >= 8) {
+            bits -= 8;
+            bytes[len++] = (unsigned char)(group >> bits);
+        }
+    }
+    return len;
+}
+
+struct copy {
+    struct client *client;
+    const char *id, *there; /* the path in the sandbox */
+    const char *here;
+};
+
+/* Runs sh -c SCRIPT with the path there as $1; its output is the caller's. */
+static int there_run(const struct copy *c, const char *script, const char *more, const char *input, char **output,
+                     struct err *err)
+{
+    char path[256];
+    json_t *answer, *body = json_pack("{s:[s, s, s, s, s, s]}", "args", "sh", "-c", script, "forkd", c->there, more);
+    if (input)
+        json_object_set_new(body, "stdin", json_string(input));
+    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/exec", c->id);
+    int rc = client_call(c->client, "POST", path, body, &answer, err);
+    if (rc < 0)
+        return rc;
+    const char *complaint = json_text(answer, "stderr");
+    if (json_integer_value(json_object_get(answer, "exit_code")) != 0)
+        rc =
+            err_say(err, EIO, "%.200s in %.60s: %.*s", c->there, c->id, (int)strcspn(complaint, "\n") % 200, complaint);
+    else if (output && !(*output = strdup(json_text(answer, "stdout"))))
+        rc = err_say(err, ENOMEM, "out of memory");
+    json_decref(answer);
+    return rc;
+}
+
+static int put_blocks(const struct copy *c, int fd, unsigned mode, struct err *err)
+{
+    own_free unsigned char *bytes = malloc(BLOCK);
+    own_free char *text = malloc(4 * (BLOCK + 2) / 3 + 1);
+    char octal[16];
+    snprintf(octal, sizeof octal, "%o", mode & 07777);
+    int rc = bytes && text ? there_run(c, ": > \"$1.forkd-cp\" && chmod \"$2\" \"$1.forkd-cp\"", octal, NULL, NULL, err)
+                           : err_say(err, ENOMEM, "out of memory");
+    while (rc == 0) {
+        ssize_t n = read(fd, bytes, BLOCK);
+        if (n < 0)
+            rc = err_set(err, errno, "read %s", c->here);
+        if (n <= 0)
+            break;
+        base64_encode(bytes, (size_t)n, text);
+        rc = there_run(c, "base64 -d >> \"$1.forkd-cp\"", "", text, NULL, err);
+    }
+    if (rc == 0)
+        return there_run(c, "mv -f \"$1.forkd-cp\" \"$1\"", "", NULL, NULL, err);
+    there_run(c, "rm -f \"$1.forkd-cp\"", "", NULL, NULL, NULL);
+    return rc;
+}
+
+static int put(struct copy *c, struct err *err)
+{
+    struct stat st;
+    own_free char *whole = NULL;
+    own_fd int fd = open(c->here, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_set(err, errno, "open %s", c->here);
+    if (!S_ISREG(st.st_mode) || st.st_size > (off_t)SIZE_MAX_MIB << 20)
+        return err_say(err, EINVAL, "%s is no file of at most %d MiB", c->here, SIZE_MAX_MIB);
+    const char *slash = strrchr(c->here, '/');
+    if (c->there[strlen(c->there) - 1] == '/') {
+        if (asprintf(&whole, "%s%s", c->there, slash ? slash + 1 : c->here) < 0)
+            return err_say(err, ENOMEM, "out of memory");
+        c->there = whole;
+    }
+    return put_blocks(c, fd, st.st_mode, err);
+}
+
+static int get_blocks(const struct copy *c, int fd, long long size, struct err *err)
+{
+    static const char script[] = "dd if=\"$1\" bs=393216 skip=\"$2\" count=1 2>/dev/null | base64";
+    static_assert(BLOCK == 393216, "dd's block");
+    own_free unsigned char *bytes = malloc(BLOCK + 3);
+    int rc = bytes ? 0 : err_say(err, ENOMEM, "out of memory");
+    for (long long done = 0; rc == 0 && done < size;) {
+        char skip[24];
+        own_free char *text = NULL;
+        snprintf(skip, sizeof skip, "%lld", done / BLOCK);
+        rc = there_run(c, script, skip, NULL, &text, err);
+        size_t wanted = size - done > BLOCK ? BLOCK : (size_t)(size - done);
+        if (rc == 0 && (strlen(text) > 2 * BLOCK || base64_decode(text, bytes) != (ssize_t)wanted))
+            rc = err_say(err, EPROTO, "%s changed while it was copied, or the sandbox has no base64", c->there);
+        if (rc == 0)
+            rc = io_write_all(fd, bytes, wanted, err);
+        done += (long long)wanted;
+    }
+    return rc;
+}
+
+static int get(struct copy *c, struct err *err)
+{
+    own_free char *told = NULL;
+    char path[PATH_MAX], part[PATH_MAX + 16];
+    struct stat st;
+    long long size;
+    unsigned mode;
+    int rc = there_run(c, "[ -f \"$1\" ] || { echo is no file >&2; exit 1; }; stat -L -c '%s %a' \"$1\"", "", NULL,
+                       &told, err);
+    if (rc < 0)
+        return rc;
+    if (sscanf(told, "%lld %o", &size, &mode) != 2 || size < 0 || size > (long long)SIZE_MAX_MIB << 20)
+        return err_say(err, EINVAL, "%s is no file of at most %d MiB", c->there, SIZE_MAX_MIB);
+    bool into = stat(c->here, &st) == 0 && S_ISDIR(st.st_mode);
+    snprintf(path, sizeof path, "%s%s%s", c->here, into ? "/" : "", into ? strrchr(c->there, '/') + 1 : "");
+    snprintf(part, sizeof part, "%s.forkd-cp", path);
+    own_fd int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_set(err, errno, "open %s", part);
+    rc = get_blocks(c, fd, size, err);
+    /* What the guest says of set-uid bits is not believed. */
+    if (rc == 0 && (fchmod(fd, mode & 0777) < 0 || rename(part, path) < 0))
+        rc = err_set(err, errno, "rename %s", part);
+    if (rc < 0)
+        unlink(part);
+    return rc;
+}
+
+/* "ID:/PATH" */
+static bool split(char *word, struct copy *c)
+{
+    char *colon = strstr(word, ":/");
+    if (!colon || colon == word || memchr(word, '/', (size_t)(colon - word)))
+        return false;
+    *colon = 0;
+    c->id = word;
+    c->there = colon + 1;
+    return true;
+}
+
+static int cp_run(const struct args *args)
+{
+    struct copy c = {0};
+    struct err err;
+    char what[160];
+    bool from = args->count == 2 && split(args->rest[0], &c);
+    bool to = args->count == 2 && !from && split(args->rest[1], &c);
+    if (!from && !to)
+        return verb_usage("forkd cp needs a file and a place in a sandbox, ID:/PATH; see forkd cp --help");
+    c.here = args->rest[from ? 1 : 0];
+    if (client_open(args, &c.client, &err) < 0)
+        return verb_fail(&err);
+    snprintf(what, sizeof what, "copying %.120s", c.here);
+    struct progress *progress = progress_begin(what);
+    int rc = from ? get(&c, &err) : put(&c, &err);
+    progress_end(progress, rc < 0 ? "failed" : NULL);
+    client_close(c.client);
+    return rc < 0 ? verb_fail(&err) : 0;
+}
+
+const struct verb verb_cp = {
+    .name = "cp",
+    .what = "copy a file to a sandbox or from one",
+    .usage = "FILE ID:/PATH\n"
+             "ID:/PATH FILE",
+    .about = "Copies one file of at most 256 MiB, with its permissions, to a sandbox or from one. A PATH there that "
+             "ends in /, "
+             "or a directory here, keeps the file's name. The guest needs a shell, base64, dd and stat, as every "
+             "Debian has.",
+    .run = cp_run,
+};

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""forkd top, where and bench, against a VMM that is none."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from harness import DEADLINE, case, main
+
+FORKD = os.environ['FORKD_TEST_CLI']
+
+
+def environment(c, **more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith('FORKD_')}
+    return {**clean, 'FORKD_URL': 'unix:' + c.socket, 'TERM': 'dumb', **more}
+
+
+def forkd(c, *args, status=0, **env):
+    run = subprocess.run([FORKD, *args], env=environment(c, **env), capture_output=True, text=True, timeout=DEADLINE,
+                         check=False)
+    assert run.returncode == status, (args, run.returncode, run.stdout, run.stderr)
+    return run.stdout
+
+
+@case()
+def top_tells_each_sandbox_once(c):
+    c.snapshot()
+    ids = {one['id'] for one in c.fork(3)}
+    picture = json.loads(forkd(c, 'top', '--once', '--interval', '1', '--json'))
+    assert {one['id'] for one in picture} == ids
+    for one in picture:
+        assert one['snapshot_tag'] == 'py' and one['state'] == 'running' and one['age_secs'] >= 0, one
+        assert one['cpu_percent'] >= 0 and one['memory_own_kib'] > 0, one
+    lines = forkd(c, 'top', '--interval', '1', '--sort', 'memory').splitlines()
+    assert lines[0].startswith('3 sandboxes, ') and lines[2].split()[:2] == ['ID', 'SNAPSHOT'], lines
+    assert {line.split()[0] for line in lines[3:]} == ids, lines
+
+
+@case()
+def top_without_sandboxes_is_empty(c):
+    assert json.loads(forkd(c, 'top', '--once', '--interval', '1', '--json')) == []
+
+
+@case()
+def top_goes_on_a_line_a_picture_until_it_is_told_to_end(c):
+    c.snapshot()
+    c.fork(1)
+    run = subprocess.Popen([FORKD, 'top', '--json', '--interval', '1'], env=environment(c), stdout=subprocess.PIPE, text=True)
+    for _ in range(2):
+        assert len(json.loads(run.stdout.readline())) == 1
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(DEADLINE) == 0
+    run.stdout.close()
+
+
+@case()
+def top_on_a_terminal_shows_a_screen_of_its_own_until_q(c):
+    c.snapshot()
+    one = c.fork(1)[0]['id']
+    env = environment(c)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            os.execve(FORKD, [FORKD, 'top', '--interval', '1'], env)
+        finally:
+            os._exit(127)
+    said, end = '', time.monotonic() + DEADLINE
+
+    def wait(pattern):
+        nonlocal said
+        while not re.search(pattern, said):
+            assert select.select([terminal], [], [], max(0, end - time.monotonic()))[0], (pattern, said)
+            said += os.read(terminal, 65536).decode(errors='replace')
+    wait(r'\x1b\[\?1049h')
+    wait(one)
+    os.write(terminal, b'q')
+    wait(r'\x1b\[\?1049l')
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@case()
+def where_tells_the_controller_and_the_places(c):
+    images = os.path.join(c.dir, 'images')
+    told = json.loads(forkd(c, 'where', '--json', FORKD_IMAGES=images, FORKD_SNAPSHOT_ROOT='/some/where',
+                            FORKD_HOME=os.path.dirname(os.environ['FORKD_TEST_CONTROLLER'])))
+    assert told['controller'] == 'unix:' + c.socket and told['guest_images'] == images
+    assert told['snapshots'] == '/some/where' and told['forkd_controller'].endswith('/forkd-controller')
+    assert re.search('^guest_images +', forkd(c, 'where'), re.M)
+
+
+@case(start=False)
+def where_starts_no_controller(c):
+    told = json.loads(forkd(c, 'where', '--json', FORKD_URL='', FORKD_STATE=c.state))
+    assert told['controller'] is None and not os.path.exists(c.run)
+
+
+@case()
+def bench_measures_and_leaves_nothing(c):
+    c.snapshot()
+    series = json.loads(forkd(c, 'bench', '--tag', 'py', '-n', '5', '--json'))
+    assert [one['what'] for one in series] == ['spawn of one', 'ping', 'kill', 'spawn of 5 at once']
+    for one in series:
+        assert one['times'] == (1 if 'at once' in one['what'] else 5)
+        assert 0 < one['median_ms'] <= one['p90_ms'] <= one['max_ms'], one
+    assert c.ids() == []
+    assert 'spawn of one' in forkd(c, 'bench', '--tag', 'py', '-n', '2')
+
+
+@case()
+def bench_says_what_went_wrong_and_leaves_nothing(c):
+    forkd(c, 'bench', '--tag', 'none', status=1)
+    c.snapshot('bad', 'identity=fail:2')
+    forkd(c, 'bench', '--tag', 'bad', '-n', '3', status=1)
+    assert c.ids() == []
+
+
+@case(start=False)
+def wrong_usage_is_2(c):
+    for args in (['top', 'x'], ['top', '--sort', 'name'], ['top', '--interval', '0'], ['where', 'x'], ['bench'],
+                 ['bench', '--tag', 'a', '-n', '0'], ['bench', '--tag', 'a', '-n', '1001'], ['cp'], ['cp', 'a', 'b'],
+                 ['cp', 'a/b:/c', 'd'], ['cp', ':/c', 'd'], ['cp', 'id:/a', 'b', 'c'], ['names'], ['names', 'x'],
+                 ['names', 'tags', 'x']):
+        forkd(c, *args, status=2)
+
+
+raise SystemExit(main())
