@@ -94,10 +94,9 @@ static struct branch_wish options;
 static const struct arg flags[] = {
     {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the new snapshot's name (branch-ID-TIME-RANDOM)"},
     {"n", 'n', ARG_NUMBER, &options.children, "N", "fork N sandboxes of it at once and list them"},
-    /* How much of it is kept; a branch that lives in memory has all of it. */
-    {"diff", 0, ARG_FLAG, &options.diff, NULL, NULL},
-    {"live", 0, ARG_FLAG, &options.live, NULL, NULL},
-    {"no-wait", 0, ARG_FLAG, &options.no_wait, NULL, "return as soon as it can be forked"},
+    {"diff", 0, ARG_FLAG, &options.diff, NULL, "write only the pages that differ from the sandbox's snapshot"},
+    {"live", 0, ARG_FLAG, &options.live, NULL, "the same as --diff"},
+    {"no-wait", 0, ARG_FLAG, &options.no_wait, NULL, "return as soon as it can be forked; it is written then"},
     {0},
 };
 

@@ -16,7 +16,7 @@ static struct {
 static const struct arg flags[] = {
     {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot to begin with (create)"},
     {"memory-limit-mib", 0, ARG_NUMBER, &options.limit, "N", "what its sandboxes may use for themselves (create)"},
-    {"diff", 0, ARG_FLAG, &options.diff, NULL, NULL},
+    {"diff", 0, ARG_FLAG, &options.diff, NULL, "write only what differs from its snapshot (the first suspend)"},
     {"per-child-netns", 0, ARG_FLAG, &options.netns, NULL, NULL},
     {0},
 };

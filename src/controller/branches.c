@@ -38,11 +38,11 @@ static int check_tag(struct controller *c, const char *tag, bool written_only, s
     if (!s)
         return 0;
     pthread_mutex_lock(&c->fleet.lock);
-    bool writing = s->state == SNAPSHOT_WRITING;
+    bool writing = s->state == SNAPSHOT_WRITING || s->durable.state == DURABLE_WRITING;
     pthread_mutex_unlock(&c->fleet.lock);
     snapshot_unref(&c->fleet, s);
     if (writing)
-        return err_say(err, REFUSED_CONFLICT, "snapshot %s is being made", tag);
+        return err_say(err, REFUSED_CONFLICT, "snapshot %s is being made or written", tag);
     return written_only ? 0 : err_say(err, REFUSED_CONFLICT, "snapshot %s exists already", tag);
 }
 

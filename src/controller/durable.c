@@ -239,7 +239,7 @@ void durable_write(struct controller *c, struct snapshot *s, struct snapshot *pa
         parent->refs++;
     }
     pthread_mutex_unlock(&c->fleet.lock);
-    int rc = c->root >= 0 ? workers_submit(c->workers, WORKER_PATIENT, &s->durable.job, &err)
+    int rc = c->root >= 0 ? workers_submit(c->workers, WORKER_HELPER, &s->durable.job, &err)
                           : err_say(&err, EIO, "%s", c->root_reason);
     if (rc == 0)
         return;

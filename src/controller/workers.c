@@ -14,7 +14,8 @@ struct workers {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct list queue[WORKER_KINDS];
-    unsigned queued, threads, threads_max, idle, patient;
+    unsigned queued, threads, threads_max, idle;
+    unsigned running[WORKER_KINDS];
     bool stopping;
     pthread_t *thread;
 };
@@ -38,16 +39,21 @@ int workers_start(struct workers **workers, unsigned threads_max, struct err *er
     return 0;
 }
 
-static bool patient_allowed(const struct workers *w)
+/* Whether one more of that kind leaves enough threads to the others. */
+static bool is_allowed(const struct workers *w, enum worker_kind kind)
 {
-    return w->stopping || w->patient < w->threads_max - w->threads_max / 4;
+    unsigned patient = w->running[WORKER_PATIENT], waiting = patient + w->running[WORKER_ACTING];
+    if (w->stopping || kind == WORKER_HELPER)
+        return true;
+    return waiting < w->threads_max - w->threads_max / 8 &&
+           (kind != WORKER_PATIENT || patient < w->threads_max - w->threads_max / 4);
 }
 
 /* The next job that may run now. The lock is held. */
 static struct job *job_take(struct workers *w, enum worker_kind *kind)
 {
     for (int k = 0; k < WORKER_KINDS; k++) {
-        if (list_empty(&w->queue[k]) || (k == WORKER_PATIENT && !patient_allowed(w)))
+        if (list_empty(&w->queue[k]) || !is_allowed(w, (enum worker_kind)k))
             continue;
         struct job *job = list_entry(w->queue[k].next, struct job, link);
         list_remove(&job->link);
@@ -73,11 +79,11 @@ static void *worker_main(void *arg)
             w->idle--;
             continue;
         }
-        w->patient += kind == WORKER_PATIENT;
+        w->running[kind]++;
         pthread_mutex_unlock(&w->lock);
         job->fn(job);
         pthread_mutex_lock(&w->lock);
-        w->patient -= kind == WORKER_PATIENT;
+        w->running[kind]--;
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;

@@ -3,8 +3,9 @@
  * Theory of operation. Jobs are embedded in what owns them. Threads are made when a job comes and none is idle,
  * up to a limit, and stay. Jobs of one kind run in the order they came. Three kinds, so that none starves
  * another: patient jobs (exec, eval, ping: they wait for a guest, perhaps for minutes) take up at most three
- * quarters of the threads, acting ones (spawn, delete) may take all; helpers are the fan-out of an acting job,
- * which goes on without them when no thread is free, so that they never cause a wait for each other. */
+ * quarters of the threads, they and the acting ones (spawn, branch, delete) at most seven eighths. Helpers may take
+ * all, and wait for no job but an earlier helper: they are the fan-out of an acting job, which goes on without them
+ * when no thread is free, and what others wait for: writing a snapshot. */
 #ifndef FORKD_CONTROLLER_WORKERS_H
 #define FORKD_CONTROLLER_WORKERS_H
 
