@@ -86,7 +86,9 @@ static void judge_token(struct request *rq)
 static void judge_route(struct request *rq)
 {
     char text[256];
-    rq->route = route_find(rq->method, &rq->target, &rq->param, rq->allowed, sizeof rq->allowed);
+    /* What answers GET answers HEAD: libmicrohttpd leaves the body out. */
+    const char *method = strcmp(rq->method, MHD_HTTP_METHOD_HEAD) ? rq->method : MHD_HTTP_METHOD_GET;
+    rq->route = route_find(method, &rq->target, &rq->param, rq->allowed, sizeof rq->allowed);
     if (rq->route)
         return;
     if (*rq->allowed) {

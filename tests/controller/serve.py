@@ -80,6 +80,14 @@ def one_connection_serves_many_requests(c):
 
 
 @case()
+def head_is_get_without_a_body(c):
+    for path, status in (('/healthz', 200), ('/v1/sandboxes', 200), ('/none', 404)):
+        got, body, response = c.raw('HEAD', path)
+        assert (got, body) == (status, b''), path
+        assert response.getheader('Content-Length') == str(len(c.raw('GET', path)[1])), path
+
+
+@case()
 def rubbish_on_the_socket_harms_nobody(c):
     rubbish = [b'', b'\0' * 100, b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n', b'\xff' * 5000, b'POST /v1/snapshots HTTP/1.1\r\n',
                b'GET /healthz HTTP/1.1\r\nHost: x\r\nX: ' + b'y' * 200000 + b'\r\n\r\n',
@@ -120,20 +128,29 @@ def sighup_reopens_the_audit_log(c):
     until(reopened, 'lines go to the new file')
 
 
-@case()
-def sigterm_finishes_what_is_being_done(c):
+def finishes_what_is_being_done(c, how):
     c.snapshot()
     one = c.fork()[0]['id']
     connection = Connection(c.socket)
     connection.request('POST', f'/v1/sandboxes/{one}/exec', json.dumps({'args': ['nap']}))
     c.get('/healthz')
-    c.process.send_signal(signal.SIGTERM)
+    c.process.send_signal(how)
     assert connection.getresponse().status == 200
     connection.close()
     assert c.process.wait(60) == 0
     c.process = None
     assert not os.path.exists(c.socket)
     c.start()
+
+
+@case()
+def sigterm_finishes_what_is_being_done(c):
+    finishes_what_is_being_done(c, signal.SIGTERM)
+
+
+@case()
+def sigint_finishes_what_is_being_done(c):
+    finishes_what_is_being_done(c, signal.SIGINT)
 
 
 raise SystemExit(main())
