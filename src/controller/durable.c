@@ -103,14 +103,20 @@ static int name_base(struct controller *c, int fd, struct snapshot_base *base, s
 }
 
 /* What a diff would hold. */
-static void measure(struct snapshot *s, int bitmap, uint64_t mem_bytes)
+static void measure(struct controller *c, struct snapshot *s, int bitmap, uint64_t mem_bytes)
 {
-    uint64_t began = clock_monotonic_ns(), pages = 0, word;
-    for (uint64_t at = 0; at < mem_bytes / 4096 / 8; at += sizeof word)
-        if (io_pread_all(bitmap, &word, sizeof word, at, NULL) == 0)
-            pages += (uint64_t)__builtin_popcountll(word);
+    uint64_t words[512], began = clock_monotonic_ns(), pages = 0, left = (mem_bytes / 4096 + 63) / 64;
+    for (uint64_t at = 0, count; left; left -= count, at += count * sizeof *words) {
+        count = left < 512 ? left : 512;
+        if (io_pread_all(bitmap, words, count * sizeof *words, at, NULL) < 0)
+            return;
+        for (uint64_t i = 0; i < count; i++)
+            pages += (uint64_t)__builtin_popcountll(words[i]);
+    }
+    pthread_mutex_lock(&c->fleet.lock);
     s->durable.diff = (struct rest_diff){
         .ms = (clock_monotonic_ns() - began) / NS_PER_MS, .physical_bytes = pages * 4096, .logical_bytes = mem_bytes};
+    pthread_mutex_unlock(&c->fleet.lock);
 }
 
 /* The store can be ended by others while it is at work. */
@@ -171,7 +177,7 @@ static int write_snapshot(struct controller *c, struct snapshot *s, struct snaps
     if (exported.fd[CTL_FD_BASE] >= 0)
         rc = name_base(c, exported.fd[CTL_FD_BASE], &meta->base, err);
     if (rc == 0 && s->durable.measure && exported.fd[CTL_FD_DIFF] >= 0)
-        measure(s, exported.fd[CTL_FD_DIFF], exported.export.mem_bytes);
+        measure(c, s, exported.fd[CTL_FD_DIFF], exported.export.mem_bytes);
     if (rc == 0)
         rc = details_write(s, meta, err);
     if (rc == 0)

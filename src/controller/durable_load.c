@@ -58,7 +58,7 @@ static int chain_open(struct controller *c, const struct snapshot *s, struct cha
             return chain->dir[i];
     }
     /* Where it is not there, the store says so. */
-    chain->base = *base ? open(base, O_RDONLY | O_CLOEXEC) : -1;
+    chain->base = *base ? open(base, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1;
     return 0;
 }
 

@@ -356,6 +356,20 @@ def a_deletion_ends_the_writing(c):
 
 
 @case(env=WRITTEN)
+def what_a_diff_would_hold_is_measured(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1, '4m')
+    made = branch(c, one, 'whole', measure_diff=True)
+    assert made['mode'] == 'full' and 4 << 20 <= made['diff_physical_bytes'] < 12 << 20, made
+    assert made['diff_logical_bytes'] == 128 << 20 and 'diff_ms' in made, made
+    assert 'diff_ms' not in branch(c, one, 'other')
+    die_all(c)
+    c.start()
+    assert snapshots(c)['whole'] == made
+
+
+@case(env=WRITTEN)
 def the_description_is_for_people_too(c):
     c.snapshot('py', mem_size_mib=128)
     one = c.fork()[0]['id']
