@@ -93,9 +93,12 @@ void help_verb(const struct verb *verb)
 
 void help_program(const struct verb *const *verbs, FILE *to)
 {
+    int width = 0;
+    for (const struct verb *const *verb = verbs; *verb; verb++)
+        width = (int)strlen((*verb)->name) > width ? (int)strlen((*verb)->name) : width;
     fputs("forkd: forks microVMs\n\nusage: forkd VERB [options]\n\n", to);
     for (; *verbs; verbs++)
-        fprintf(to, "  %-11s %s\n", (*verbs)->name, (*verbs)->what);
+        fprintf(to, "  %-*s  %s\n", width, (*verbs)->name, (*verbs)->what);
     fputs("\nEvery verb knows --help, --json, --daemon-url URL (FORKD_URL) and --daemon-token TOKEN (FORKD_TOKEN).\n"
           "Without a URL a controller of your own is used, and started if need be; `forkd stop` ends it.\n"
           "forkd(1) has all of it on one page, the environment included.\n",

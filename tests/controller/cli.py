@@ -144,7 +144,7 @@ def wrong_usage_is_2(c):
 
 @case(start=False)
 def every_verb_has_help(c):
-    verbs = re.findall(r'^  ([a-z]+)  +\S', forkd(c, '--help').stdout, re.M)
+    verbs = re.findall(r'^  ([a-z-]+)  +\S', forkd(c, '--help').stdout, re.M)
     assert len(verbs) >= 14, verbs
     for verb in verbs:
         assert forkd(c, verb, '--help').stdout.startswith('usage: forkd '), verb

@@ -19,7 +19,7 @@ def read(path):
 
 
 def verbs():
-    found = re.findall(r"^  ([a-z]+)  +(\S.*)", said(FORKD, "--help"), re.M)
+    found = re.findall(r"^  ([a-z-]+)  +(\S.*)", said(FORKD, "--help"), re.M)
     assert len(found) >= 15, found
     return found
 
