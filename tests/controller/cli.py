@@ -92,6 +92,20 @@ def the_tree_shows_who_came_from_whom(c):
 
 
 @case()
+def a_snapshot_says_what_it_is(c):
+    c.snapshot()
+    one = c.fork()[0]['id']
+    forkd(c, 'branch', one, '--tag', 'then')
+    said = forkd(c, 'snapshot-info', 'then').stdout
+    for part in ('snapshot       then\n', f'branched from  {one}\n', 'a child of     py\n', 'pages read     '):
+        assert part in said, said
+    assert told(c, 'snapshot-info', 'then')['branched_from'] == one
+    assert 'branched' not in forkd(c, 'snapshot-info', 'py').stdout
+    assert 'HTTP 404' in forkd(c, 'snapshot-info', 'none', status=1).stderr
+    forkd(c, 'snapshot-info', status=2)
+
+
+@case()
 def a_workspace_is_put_away_and_taken_up(c):
     c.snapshot()
     box = told(c, 'workspace', 'create', 'dev', '--tag', 'py')['live_sandbox_id']
