@@ -36,10 +36,28 @@ def over_branches(title, trials):
                       for trial in trials])
 
 
+def seen_by_client(rows):
+    """Pause, the guest's gap and the slowest answer of every branch, and the same without one."""
+    trials = table.trials(rows)
+    names = [trial[0]["series"] for trial in trials]
+
+    def dots(column, shift):
+        return [(i + shift, row[column]) for i, trial in enumerate(trials) for row in trial if row[column]]
+
+    return svg.chart("A request every 10 ms, in the lab", "", "ms", [
+        svg.Series("slowest answer", dots("latency_max_ms", 0.1), dots=True),
+        svg.Series("median answer", dots("latency_p50_ms", 0), dots=True),
+        svg.Series("longest gap in the guest", dots("guest_gap_ms", -0.1), dots=True),
+        svg.Series("pause", dots("pause_ms", -0.2), dots=True),
+    ], names)
+
+
 def charts(name, rows):
     """File names and SVG texts of one experiment."""
     if name in X_TITLES:
         return {name: over_settings(name, rows)}
+    if name == "client":
+        return {name: seen_by_client(rows)}
     trials = table.trials(rows)
     if name == "engines":
         return {f"engines-{root}": over_branches(f"Ten branches in a row, by engine and writer: {root}", found)

@@ -8,15 +8,16 @@ import statistics
 COLUMNS = """trial branch_idx pause_ms diff_ms diff_physical_bytes series engine writer root mem_mib hot_mib cold_mib
 dirty_mib_s vcpus kick_us save_us log_us pages_us resume_us guest_gap_us rounds pages_streamed pages_in_pause ready_ms
 lost_ms bytes park_floor_us copy_floor_us_per_page""".split()
-NUMBERS = set(COLUMNS) - {"series", "engine", "writer", "root"}
+CLIENT_COLUMNS = COLUMNS[:13] + "requests latency_p50_ms latency_p99_ms latency_max_ms guest_gap_ms ready_ms".split()
+NUMBERS = {*COLUMNS, *CLIENT_COLUMNS} - {"series", "engine", "writer", "root"}
 
 
 class Table:
     """A CSV that grows with each branch, so that a run that was interrupted has told what it knew."""
 
-    def __init__(self, path):
+    def __init__(self, path, columns=COLUMNS):
         self.file = open(path, "w", newline="")
-        self.writer = csv.DictWriter(self.file, COLUMNS, restval="", lineterminator="\n")
+        self.writer = csv.DictWriter(self.file, columns, restval="", lineterminator="\n")
         self.writer.writeheader()
         self.trials = 0
 
