@@ -43,11 +43,12 @@ def code_runs_in_the_warm_interpreter_and_its_names_last():
 
 
 @case
-def a_text_is_found_wherever_it_stands_in_a_growing_file():
+def a_text_is_found_wherever_it_stands_in_a_file_that_comes_later():
     for face in FACES:
         client = face()
         with client.spawned("py") as (box,):
-            script = "sleep 1; { echo \"it's -READY\"; seq 20000; } > '/tmp/a log'"
+            # Whole when it comes, so that what is seen of it is its end.
+            script = "sleep 1; { echo \"it's -READY\"; seq 20000; } > /tmp/log; mv /tmp/log '/tmp/a log'"
             client.exec_command(box["id"], ["sh", "-c", f"{{ {script}; }} >/dev/null 2>&1 &"])
             seen = client.wait_for_text(box["id"], "/tmp/a log", "it's -READY")
             assert seen["found"] and seen["last_excerpt"].endswith("20000\n"), seen
