@@ -447,12 +447,22 @@ void sandbox_bury(struct controller *c, struct sandbox *b)
     snapshot_children_left(c, b->base, 1);
 }
 
+/* Where the pages of its last branch lie; "" where that is not on the disk, or deleted. The fleet's lock is held. */
+static void last_branch_path(const struct controller *c, const struct sandbox *b, char *path, size_t cap)
+{
+    const struct snapshot *s = b->last;
+    *path = 0;
+    if (s && s->state != SNAPSHOT_HIDDEN && s->durable.state == DURABLE_WRITTEN)
+        snprintf(path, cap, "%s/%s/memory.bin", c->snapshot_root, s->tag);
+}
+
 json_t *sandbox_json(struct controller *c, struct sandbox *b, bool memory)
 {
-    char stalled[ERR_TEXT_MAX];
+    char stalled[ERR_TEXT_MAX], path[PATH_MAX + REST_TAG_MAX + 16];
     pthread_mutex_lock(&c->fleet.lock);
     memcpy(stalled, b->stalled, sizeof stalled);
     unsigned branches = b->branch_count;
+    last_branch_path(c, b, path, sizeof path);
     pthread_mutex_unlock(&c->fleet.lock);
     struct rest_sandbox_info info = {.id = b->vmm.id,
                                      .snapshot_tag = b->base->tag,
@@ -460,6 +470,7 @@ json_t *sandbox_json(struct controller *c, struct sandbox *b, bool memory)
                                      .memory_limit_mib = b->memory_limit_mib,
                                      .stalled = stalled,
                                      .branch_count = branches,
+                                     .last_branch_memory_path = *path ? path : NULL,
                                      .pid = (uint32_t)b->vmm.pid};
     json_t *object = rest_json_sandbox(&info);
     if (object && memory)

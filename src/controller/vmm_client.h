@@ -20,7 +20,7 @@
 struct vmm {
     char id[CTL_ID_MAX];
     uint8_t secret[CTL_SECRET_LEN];
-    pid_t pid;              /* 0: none */
+    _Atomic pid_t pid;      /* 0: none; who buries it sets that while others still name it */
     int pidfd, ctl, memory; /* -1: none */
     bool rung;              /* a DOORBELL came */
     bool stalled;           /* it was when it was adopted */

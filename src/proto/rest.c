@@ -554,7 +554,10 @@ json_t *rest_json_sandbox(const struct rest_sandbox_info *info)
     json_object_set_new(object, "pid", info->pid ? json_integer(info->pid) : json_null());
     json_object_set_new(object, "memory_limit_mib",
                         info->memory_limit_mib ? json_integer((json_int_t)info->memory_limit_mib) : json_null());
-    json_object_set_new(object, "last_branch_memory_path", json_null());
+    json_object_set_new(object, "last_branch_memory_path",
+                        info->last_branch_memory_path
+                            ? rest_json_bytes(info->last_branch_memory_path, strlen(info->last_branch_memory_path))
+                            : json_null());
     json_object_set_new(object, "has_branched", json_boolean(info->branch_count > 0));
     set_number(object, "branch_count", info->branch_count);
     if (info->stalled && *info->stalled)

@@ -146,6 +146,7 @@ struct rest_sandbox_info {
     uint32_t pid;              /* 0: none */
     const char *stalled;       /* why its guest stands still; NULL or "": it runs */
     unsigned branch_count;
+    const char *last_branch_memory_path; /* NULL: none that is on the disk */
 };
 
 struct rest_workspace_info {
@@ -174,8 +175,8 @@ struct rest_target {
     } arg[REST_TARGET_ARGS];
 };
 
-/* 0, or -EINVAL for what is no target of ours: bad escapes, control characters, too long or too many parts. One slash at
- * the end is allowed; queries beyond the limits are ignored. */
+/* 0, or -EINVAL for what is no target of ours: bad escapes, control characters, too long or too many parts. One slash
+ * at the end is allowed; queries beyond the limits are ignored. */
 int rest_parse_target(const char *text, struct rest_target *target, struct err *err);
 /* A flag of the query: absent is false; `true`, `1` and an empty value are true. */
 bool rest_target_flag(const struct rest_target *target, const char *name);

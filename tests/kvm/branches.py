@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from harness import case, main, until
 
+WRITTEN = {'FORKD_SNAPSHOT_WRITER': 'direct'}
 PAGES_OF_32_MIB = 8192
 AT = '0x2000000'
 
@@ -149,6 +150,57 @@ def a_branch_with_few_pages_stays_as_it_is(c):
     branch(c, one, 'few')
     c.fork(40, 'few')
     assert snapshot(c, 'few')['memory_image_kib'] == 0 and 'settled' not in c.read_log()
+
+
+@case(env=WRITTEN)
+def a_sandbox_says_where_its_last_branch_lies(c):
+    one = source(c)
+    made = branch(c, one, 'then')
+    path = c.get('/v1/sandboxes/' + one)[1]['last_branch_memory_path']
+    assert path == made['dir'] + '/memory.bin' and os.path.exists(path), path
+    c.delete('/v1/snapshots/then')
+    assert c.get('/v1/sandboxes/' + one)[1]['last_branch_memory_path'] is None
+
+
+@case(env=WRITTEN)
+def a_sandbox_is_not_branched_from_another_load_of_its_template(c):
+    """It has the same memory, but is no kin of the sandbox's process."""
+    one = source(c)
+    fill(c, one, 1)
+    os.kill(c.template(), signal.SIGKILL)
+    until(lambda: 'the next spawn loads it' in c.read_log(), 'its death is noticed')
+    other = c.fork()[0]['id']
+    fill(c, other, 2)
+    status, answer = c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'old'})
+    assert status == 201 or (status == 500 and one in answer['error'] and 'another load' in answer['error']), answer
+    if status == 201:
+        check(c, c.fork(1, 'old')[0]['id'], 1)
+    branch(c, other, 'new')
+    check(c, c.fork(1, 'new')[0]['id'], 2)
+    check(c, one, 1)
+
+
+@case(env=WRITTEN)
+def a_suspended_workspace_outlives_the_host(c):
+    c.snapshot('py', mem_size_mib=128)
+    status, made = c.post('/v1/workspaces', {'name': 'dev', 'snapshot_tag': 'py'})
+    assert status == 201, made
+    fill(c, made['live_sandbox_id'], 6)
+    assert c.post('/v1/workspaces/dev/suspend', {'diff': True})[0] == 200
+    c.stop(signal.SIGKILL)
+    for pid in c.processes():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not c.processes(), 'all are dead')
+    c.start()
+    assert c.get('/v1/workspaces/dev')[1]['status'] == 'suspended'
+    status, back = c.post('/v1/workspaces/dev/resume')
+    assert status == 200, back
+    check(c, back['live_sandbox_id'], 6)
+    fill(c, back['live_sandbox_id'], 7)
+    assert c.post('/v1/workspaces/dev/suspend')[1]['current_state_tag'] == 'ws-dev-state.2'
+    check(c, c.post('/v1/workspaces/dev/resume')[1]['live_sandbox_id'], 7)
+    assert c.delete('/v1/workspaces/dev')[0] == 204
+    assert os.listdir(c.root) == ['py']
 
 
 def assert_consistent(c):
