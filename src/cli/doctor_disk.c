@@ -124,8 +124,9 @@ static void check_reflink(struct finding *f, const struct args *args)
     if (ftruncate(from, BLOCK) == 0 && ioctl(to, FICLONE, from) == 0)
         found(f, PASS, "", "can share blocks between files (reflink)");
     else
-        found(f, WARN, "set FORKD_SNAPSHOT_ROOT to a disk with XFS or btrfs, if snapshots are copied often",
-              "cannot share blocks between files (reflink): a copy of a snapshot takes its whole size");
+        found(f, PASS, "",
+              "cannot share blocks between files (reflink); forkd does without, only copies of snapshots take "
+              "their whole size");
 }
 
 /* Dirty pages of other programs delay the fsync of a snapshot: up to this much is written first. */

@@ -42,7 +42,8 @@ const struct verb verb_stop = {
     .name = "stop",
     .what = "end everything, and the controller of your own",
     .usage = "[--keep]",
-    .about = "Ends all sandboxes, deletes all snapshots and ends the controller of your own, so that nothing is left.",
+    .about = "Ends all sandboxes and templates and the controller of your own, so that no process is left. Snapshots "
+             "on the disk stay, and are loaded by the first spawn of each.",
     .flags = flags,
     .run = stop_run,
 };

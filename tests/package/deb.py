@@ -108,6 +108,9 @@ def under_the_unit_the_jail_is_whole_and_sandboxes_answer(machine):
     forkd(machine, "snapshot", "--tag", "bare", "--kernel", "/root/guest", "--mem-size-mib", "64")
     made = told(machine, "spawn", "--tag", "bare", "-n", "3")
     answers(machine, [one["id"] for one in made])
+    # Written by forkd-store, under the same restrictions.
+    assert [one["status"] for one in told(machine, "images")["snapshots"]] == ["ready"]
+    assert machine.path("/var/lib/forkd/snapshots/bare/snapshot.json").exists()
     log = machine("journalctl", "--no-pager", "--unit", UNIT).stdout
     assert "jail without" not in log, log
     pid = made[0]["pid"]
@@ -177,11 +180,12 @@ def an_upgrade_keeps_sandboxes_token_and_settings(machine):
     return None
 
 
-def removal_ends_everything_and_purge_leaves_nothing(machine):
+def removal_ends_everything_and_keeps_snapshots_and_purge_leaves_nothing(machine):
     machine("apt-get", "remove", "-y", "forkd")
     assert vmms(machine) == 0
     assert machine("systemctl", "is-active", UNIT, check=False).stdout.strip() == "inactive"
     assert machine.path("/etc/forkd/tokens").exists()
+    assert machine.path("/var/lib/forkd/snapshots/bare/snapshot.json").exists()
     machine("apt-get", "purge", "-y", "forkd")
     for path in ("/etc/forkd", "/var/lib/forkd", "/var/log/forkd", "/usr/libexec/forkd", "/usr/bin/forkd",
                  f"/lib/systemd/system/{UNIT}", f"/etc/systemd/system/multi-user.target.wants/{UNIT}",
@@ -197,7 +201,8 @@ CLAIMS = [it_installs_on_a_clean_debian_and_starts, it_brings_all_its_programs_p
           under_the_unit_the_jail_is_whole_and_sandboxes_answer, what_a_stricter_unit_takes_from_the_jail_is_told,
           a_restart_keeps_sandboxes,
           systemd_starts_a_killed_controller_again_and_sandboxes_live, a_stop_and_a_start_keep_sandboxes,
-          an_upgrade_keeps_sandboxes_token_and_settings, removal_ends_everything_and_purge_leaves_nothing]
+          an_upgrade_keeps_sandboxes_token_and_settings,
+          removal_ends_everything_and_keeps_snapshots_and_purge_leaves_nothing]
 
 if __name__ == "__main__":
     sys.exit(main(CLAIMS, BUILD))
