@@ -59,6 +59,35 @@ static void fuzz_eval(const char *body, size_t len)
     rest_eval_free(&rq);
 }
 
+static void fuzz_branch(const char *body, size_t len)
+{
+    struct rest_branch_create rq;
+    enum rest_mode mode = REST_LIVE;
+    if (rest_parse_branch(body, len, &rq, NULL) < 0)
+        return;
+    check(!rq.tag || rest_tag_valid(rq.tag));
+    if (rest_branch_mode(&rq, &mode, NULL) == 0) {
+        check(mode == REST_FULL || mode == REST_DIFF || mode == REST_LIVE);
+        check(!rq.measure_diff || mode == REST_FULL);
+        check(rq.diff ? mode == REST_DIFF : !rq.live || mode == REST_LIVE);
+    }
+    rest_branch_create_free(&rq);
+}
+
+/* Its states' tags are tags. */
+static void fuzz_workspace(const char *body, size_t len)
+{
+    struct rest_workspace_create rq;
+    char tag[256];
+    bool diff;
+    rest_parse_workspace_suspend(body, len, &diff, NULL);
+    if (rest_parse_workspace_create(body, len, &rq, NULL) < 0)
+        return;
+    snprintf(tag, sizeof tag, "ws-%s-state.2", rq.name);
+    check(rest_tag_valid(tag) && rest_tag_valid(rq.snapshot_tag) && rq.memory_limit_mib <= 1 << 30);
+    rest_workspace_create_free(&rq);
+}
+
 static void fuzz_target(const char *body, size_t len)
 {
     struct rest_target target;
@@ -88,8 +117,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    static void (*const targets[])(const char *body, size_t len) = {fuzz_snapshot, fuzz_spawn,  fuzz_exec,
-                                                                    fuzz_eval,     fuzz_target, fuzz_bytes};
+    static void (*const targets[])(const char *body, size_t len) = {
+        fuzz_snapshot, fuzz_spawn, fuzz_exec, fuzz_eval, fuzz_target, fuzz_bytes, fuzz_branch, fuzz_workspace};
     if (len)
         targets[data[0] % (sizeof targets / sizeof *targets)]((const char *)data + 1, len - 1);
     return 0;
