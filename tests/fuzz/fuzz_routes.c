@@ -4,9 +4,11 @@
 #include "base/own.h"
 #include "controller/agent_client.h"
 #include "controller/branches.h"
+#include "controller/durable.h"
 #include "controller/refusal.h"
 #include "controller/routes.h"
 #include "controller/sandboxes.h"
+#include "controller/snapshot_info.h"
 #include "controller/snapshots.h"
 #include "controller/trees.h"
 #include "controller/workspaces.h"
@@ -55,10 +57,30 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
     return 0;
 }
 
-int snapshot_delete(struct controller *c, const char *tag, struct err *err)
+int snapshot_delete(struct controller *c, const char *tag, enum removal how, struct err *err)
 {
     check(rest_tag_valid(tag));
     return fails() ? err_say(err, REFUSED_MISSING, "snapshot %s not found", tag) : 0;
+}
+
+int durable_await(struct controller *c, struct snapshot *s, struct err *err)
+{
+    return fails() ? err_say(err, EIO, "snapshot %s can be forked, but the disk is full", s->tag) : 0;
+}
+
+int durable_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
+{
+    check(rest_tag_valid(tag) && rest_tag_valid(to));
+    if (fails())
+        return err_say(err, REFUSED_CONFLICT, "snapshot %s exists already", to);
+    take_snapshot();
+    *made = snapshot;
+    return 0;
+}
+
+json_t *snapshot_info_json(struct controller *c, struct snapshot *s)
+{
+    return snapshot_json(c, s, false);
 }
 
 int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
