@@ -59,13 +59,13 @@ static bool is_unwanted(const struct controller *c, const struct snapshot *s)
     return c->writing_ends || s->state == SNAPSHOT_HIDDEN || s->state == SNAPSHOT_GONE;
 }
 
-/* Names the parent of a diff, once that is written; false where the diff must be written whole. */
-static bool name_parent(struct controller *c, const struct snapshot *s, struct snapshot_meta *meta)
+/* Names the parent of a diff, once that is written; not where the diff must be written whole. */
+static void name_parent(struct controller *c, const struct snapshot *s, struct snapshot_meta *meta)
 {
     struct snapshot *parent = s->durable.parent;
     const struct snapshot *chain[LINEAGE_MAX];
-    if (!parent)
-        return false;
+    if (!parent || s->branch.mode == REST_FULL)
+        return;
     pthread_mutex_lock(&c->fleet.lock);
     while (parent->durable.state == DURABLE_WRITING && !is_unwanted(c, s) && !is_unwanted(c, parent))
         pthread_cond_wait(&c->fleet.changed, &c->fleet.lock);
@@ -79,7 +79,28 @@ static bool name_parent(struct controller *c, const struct snapshot *s, struct s
                  links > 0 ? "has too many ancestors" : "is not on the disk");
     }
     pthread_mutex_unlock(&c->fleet.lock);
-    return *meta->parent_tag;
+}
+
+static bool can_be_shared(struct controller *c, const struct snapshot *origin)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    bool can =
+        !is_unwanted(c, origin) && origin->durable.state == DURABLE_WRITTEN && !*origin->durable.meta->parent_tag;
+    pthread_mutex_unlock(&c->fleet.lock);
+    return can;
+}
+
+/* The directory of the snapshot that a branch, written whole, may share blocks with; -1: none. Its tag may be another's
+ * by now: it was not if it is its own still when the directory is open. */
+static int origin_open(struct controller *c, const struct snapshot *s)
+{
+    const struct snapshot *origin = s->durable.parent;
+    if (!origin || s->branch.mode != REST_FULL || !can_be_shared(c, origin))
+        return -1;
+    int fd = snapshot_root_dir(c->root, origin->tag, NULL);
+    if (!can_be_shared(c, origin))
+        fd_close(&fd);
+    return fd < 0 ? -1 : fd;
 }
 
 /* The base image, by the path it was opened by; what is known of it from another snapshot need not be summed up again.
@@ -142,15 +163,16 @@ static int run_store(struct controller *c, struct snapshot *s, const struct stor
 
 /* From a template, whose own memory is `memory`, to a directory with the snapshot's name. */
 static int write_exported(struct controller *c, struct snapshot *s, const struct ctl_message *exported, int memory,
-                          bool diff, struct snapshot_meta *meta, struct err *err)
+                          struct snapshot_meta *meta, struct err *err)
 {
     own_fd int dir = snapshot_root_begin(c->root, s->template.id, err);
     if (dir < 0)
         return dir;
+    own_fd int origin = origin_open(c, s);
     const struct store_order order = {.exported = exported,
                                       .memory = memory,
                                       .dir = dir,
-                                      .diff = diff,
+                                      .origin = origin,
                                       .awaited = s->durable.awaited,
                                       .engine = c->engine,
                                       .bytes_per_second = (uint64_t)c->write_mib_per_second << 20};
@@ -168,7 +190,7 @@ static int write_snapshot(struct controller *c, struct snapshot *s, struct snaps
     memcpy(meta->tag, s->tag, sizeof meta->tag);
     meta->created_at_unix = s->created_at_unix;
     snprintf(meta->branched_from, sizeof meta->branched_from, "%s", s->branch.source);
-    bool diff = name_parent(c, s, meta);
+    name_parent(c, s, meta);
     pthread_mutex_lock(&s->spawning);
     int rc = vmm_export(&s->template, &exported, err);
     pthread_mutex_unlock(&s->spawning);
@@ -181,7 +203,7 @@ static int write_snapshot(struct controller *c, struct snapshot *s, struct snaps
     if (rc == 0)
         rc = details_write(s, meta, err);
     if (rc == 0)
-        rc = write_exported(c, s, &exported, s->template.memory, diff, meta, err);
+        rc = write_exported(c, s, &exported, s->template.memory, meta, err);
     ctl_message_close(&exported);
     return rc;
 }
@@ -240,7 +262,7 @@ void durable_write(struct controller *c, struct snapshot *s, struct snapshot *pa
     s->durable.awaited = awaited;
     s->durable.job.fn = write_job;
     s->refs++; /* the job's */
-    if (parent && s->branch.mode != REST_FULL) {
+    if (parent) {
         s->durable.parent = parent;
         parent->refs++;
     }
@@ -369,9 +391,10 @@ void durable_scan(struct controller *c)
     for (struct snapshot **s = all; s && *s; s++) {
         if ((*s)->state != SNAPSHOT_READY || (*s)->durable.state != DURABLE_NONE)
             continue;
-        struct snapshot *parent = *(*s)->branch.source ? fleet_snapshot_find(&c->fleet, (*s)->branch.parent_tag) : NULL;
-        durable_write(c, *s, parent, false, false);
-        snapshot_unref(&c->fleet, parent);
+        /* By its source: another may have the parent's tag by now. */
+        struct sandbox *source = *(*s)->branch.source ? fleet_sandbox_find(&c->fleet, (*s)->branch.source) : NULL;
+        durable_write(c, *s, source ? source->base : NULL, false, false);
+        sandbox_unref(&c->fleet, source);
     }
     fleet_snapshots_release(&c->fleet, all);
 }
@@ -393,7 +416,7 @@ static int write_whole(struct controller *c, struct snapshot *source, struct sna
     if (exported.fd[CTL_FD_BASE] >= 0)
         rc = name_base(c, exported.fd[CTL_FD_BASE], &meta->base, err);
     if (rc == 0)
-        rc = write_exported(c, made, &exported, source->template.memory, false, meta, err);
+        rc = write_exported(c, made, &exported, source->template.memory, meta, err);
     ctl_message_close(&exported);
     return rc;
 }

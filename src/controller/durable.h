@@ -37,7 +37,8 @@ void durable_recall(struct controller *c, struct snapshot *s);
  * should be there. */
 void durable_scan(struct controller *c);
 
-/* Has a template written that just became ready. `parent` is the snapshot that a diff is to (NULL: none); `measure`
+/* Has a template written that just became ready. `parent` is what the source of a branch was spawned
+ * from (NULL: none), which a diff is to; `measure`
  * counts what a diff would hold; `awaited`: somebody is going to wait for it. Does not wait. */
 void durable_write(struct controller *c, struct snapshot *s, struct snapshot *parent, bool measure, bool awaited);
 /* Waits until it is, or is not. 0 also where nothing is written. */
@@ -47,8 +48,8 @@ int durable_await(struct controller *c, struct snapshot *s, struct err *err);
  * cannot be loaded, and why. */
 int durable_load(struct controller *c, struct snapshot *s, struct err *err);
 
-/* Writes a snapshot that can be forked, whole, under another tag: it needs nobody, whatever the other was a diff to. The
- * new one is STORED, and the caller's. -REFUSED_*: either tag is at fault, or nothing is written here. */
+/* Writes a snapshot that can be forked, whole, under another tag: it needs nobody, whatever the other was a diff to.
+ * The new one is STORED, and the caller's. -REFUSED_*: either tag is at fault, or nothing is written here. */
 int durable_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err);
 
 /* Removes what the root has of a snapshot that is HIDDEN; ends its writing before that. */

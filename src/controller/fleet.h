@@ -61,7 +61,7 @@ struct durable {
     struct snapshot_meta *meta; /* once WRITTEN; owned */
     char warning[ERR_TEXT_MAX]; /* why it FAILED, or what could not be done as asked for */
     struct rest_diff diff;      /* no logical bytes: it is no diff, and was not measured */
-    struct snapshot *parent;    /* of a diff that is WRITING; a reference */
+    struct snapshot *parent;    /* of a branch that is WRITING: what its source was spawned from; a reference */
     const struct vmm *store;    /* that writes it; NULL: none is at work */
     bool measure, awaited;
     bool has_row;            /* the registry knows its template */
@@ -77,7 +77,7 @@ struct snapshot {
     uint64_t created_at_unix;
     bool has_disk;
     struct tree *tree;
-    struct rest_branch branch; /* where it came from; no source: it was booted, or */
+    struct rest_branch branch;        /* where it came from; no source: it was booted, or */
     char compacted[REST_TAG_MAX + 1]; /* the snapshot that it is the whole of; "": none */
     struct durable durable;
     uint64_t image_bytes; /* of the sealed image that is its own; 0: it maps another's */

@@ -43,7 +43,7 @@ bool lineage_depends(const struct snapshot *s, const struct snapshot *parent)
     if (s == parent || s->state == SNAPSHOT_HIDDEN || s->state == SNAPSHOT_GONE)
         return false;
     if (s->durable.state == DURABLE_WRITING)
-        return s->durable.parent == parent;
+        return s->durable.parent == parent && s->branch.mode != REST_FULL;
     if (s->durable.state != DURABLE_WRITTEN || parent->durable.state != DURABLE_WRITTEN)
         return false;
     char hash[SNAPSHOT_HASH_MAX];

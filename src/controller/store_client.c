@@ -69,7 +69,7 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
         return rc;
     m.save.ram = e->export.ram;
     m.save.state_bytes = e->export.state_bytes;
-    m.save.birth_layers = order->diff ? e->export.birth_layers : 0;
+    m.save.birth_layers = e->export.birth_layers;
     m.save.engine = (uint8_t)order->engine;
     m.save.awaited = order->awaited;
     m.save.bytes_per_second = order->bytes_per_second;
@@ -79,7 +79,8 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
     m.fd[CTL_FD_STATE] = e->fd[CTL_FD_STATE];
     m.fd[CTL_FD_PAGES] = e->fd[CTL_FD_PAGES];
     m.fd[CTL_FD_BASE] = e->fd[CTL_FD_BASE];
-    m.fd[CTL_FD_DIFF] = order->diff ? e->fd[CTL_FD_DIFF] : -1;
+    m.fd[CTL_FD_DIFF] = e->fd[CTL_FD_DIFF];
+    m.fd[CTL_FD_ORIGIN] = order->origin;
     m.extra_count = e->extra_count;
     memcpy(m.extra, e->extra, e->extra_count * sizeof *m.extra);
     rc = ctl_send(store->ctl, &m, err);

@@ -18,10 +18,10 @@ int store_engine_parse(const char *name, enum store_engine *engine);
 int store_program(char *path, size_t cap, struct err *err);
 
 struct store_order {
-    const struct ctl_message *exported; /* EXPORTED, of the template; its DIFF is ignored for a whole snapshot */
+    const struct ctl_message *exported; /* EXPORTED, of the template */
     int memory;                         /* the template's own */
-    int dir;
-    bool diff, awaited;
+    int dir, origin;                    /* -1: there is none to share with */
+    bool awaited;
     enum store_engine engine;
     uint64_t bytes_per_second; /* 0: as fast as it goes */
 };

@@ -97,8 +97,8 @@ enum ctl_type {
                    */
     CTL_SETTLE,   /* to a template; no body: make its private pages part of a new image */
     CTL_SETTLED,  /* body: ctl_settled; it may come after replies to later requests */
-    CTL_SAVE,     /* to forkd-store; body: ctl_save; DIR, MEMORY, STATE, [OWN_MEMORY], [PAGES], [DIFF], [BASE]; extra:
-                     layers */
+    CTL_SAVE,     /* to forkd-store; body: ctl_save; DIR, MEMORY, STATE, [OWN_MEMORY], [PAGES], [DIFF], [BASE],
+                     [ORIGIN]; extra: layers */
     CTL_SAVING,   /* body: ctl_saving; now and then until SAVED or FAILED */
     CTL_SAVED,    /* body: ctl_saved */
     CTL_RESTORE,  /* to forkd-store; no body; [BASE]; extra: the directories of a chain, root first. The reply is IMAGE
@@ -124,6 +124,7 @@ enum ctl_fd {
     CTL_FD_PAGES,      /* memfd: a bitmap of RAM's pages, 64-bit words: those not in MEMORY as they are */
     CTL_FD_DIFF,       /* memfd, the same form: pages written since the branch's source was forked */
     CTL_FD_DIR,        /* a snapshot's directory, empty */
+    CTL_FD_ORIGIN,     /* the directory of the snapshot that a branch's source was spawned from */
     CTL_FD_PEER,       /* one end of a SOCK_SEQPACKET pair between source and new template of a branch */
     CTL_FDS
 };

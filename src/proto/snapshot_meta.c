@@ -90,6 +90,7 @@ static int set_written(json_t *object, const struct snapshot_meta *meta)
     snapshot_meta_hash(meta, hash);
     return set_text(object, "content_hash", hash) | set_text(object, "engine", meta->engine) |
            set_text(object, "warning", meta->warning) | set_number(object, "logical_bytes", meta->logical_bytes) |
+           set_number(object, "shared_bytes", meta->shared_bytes) |
            set_number(object, "physical_bytes", meta->physical_bytes) | set_number(object, "write_ms", meta->write_ms) |
            set_parts(object, meta);
 }
@@ -222,6 +223,7 @@ static bool take_written(const json_t *object, struct snapshot_meta *meta)
            take_text(object, "engine", meta->engine, sizeof meta->engine) &&
            take_text_if_there(object, "warning", meta->warning, sizeof meta->warning) &&
            take_number(object, "logical_bytes", &meta->logical_bytes) &&
+           take_number(object, "shared_bytes", &meta->shared_bytes) &&
            take_number(object, "physical_bytes", &meta->physical_bytes) &&
            take_number(object, "write_ms", &meta->write_ms);
 }

@@ -58,7 +58,8 @@ struct snapshot_meta {
     char engine[16];
     char warning[SNAPSHOT_TEXT_MAX]; /* "": none */
     uint64_t logical_bytes;          /* of memory and disk blocks that the snapshot holds */
-    uint64_t physical_bytes;         /* on the disk, all files */
+    uint64_t shared_bytes;           /* of them those that its source's snapshot has already, on the same blocks */
+    uint64_t physical_bytes;         /* on the disk, all files; what is shared is counted in both */
     uint64_t write_ms;
     struct snapshot_part_sum part[SNAPSHOT_PARTS];
 };

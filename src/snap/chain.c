@@ -178,6 +178,12 @@ static int check_link(struct chain_link *link, const struct chain_link *parent, 
     return read_map(link, FILE_LAYER, disk_bytes / BLOCK_BYTES, &link->disk, err);
 }
 
+int chain_inspect(struct chain *chain, uint64_t disk_bytes, struct err *err)
+{
+    int rc = read_meta(&chain->link[0], err);
+    return rc == 0 ? check_link(&chain->link[0], NULL, disk_bytes, err) : rc;
+}
+
 int chain_load(struct chain *chain, int base, struct chain_image *image, struct err *err)
 {
     struct chain_link *last = &chain->link[chain->count - 1];

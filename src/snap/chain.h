@@ -50,6 +50,10 @@ struct chain_image {
 int chain_open(struct chain *chain, const int *dirs, unsigned count, struct err *err);
 void chain_close(struct chain *chain);
 
+/* Reads and checks description and maps of a chain of one, a whole snapshot, whose disk has so many bytes (0: none);
+ * its blocks are not looked at. */
+int chain_inspect(struct chain *chain, uint64_t disk_bytes, struct err *err);
+
 /* `base` is the disk's base image, -1 where there is none. On failure nothing is handed out. */
 int chain_load(struct chain *chain, int base, struct chain_image *image, struct err *err);
 void chain_image_close(struct chain_image *image);

@@ -8,9 +8,11 @@
 #include "base/clock.h"
 #include "base/crc.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "base/own.h"
 #include "disk/layers.h"
 #include "snap/base_image.h"
+#include "snap/chain.h"
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
 
@@ -49,6 +51,8 @@ struct saving {
     struct snapshot_meta *meta;
     uint64_t ram_pages;
     uint64_t *pages, *diff; /* owned; NULL where there is none */
+    bool is_diff;           /* and so holds what is in `diff` alone */
+    struct chain *origin;   /* NULL: nothing to share with */
     uint8_t *state;         /* owned */
     struct state_reader reader;
     struct machine_config config;
@@ -127,7 +131,7 @@ static int memory_next(void *owner, uint64_t from, struct block_run *run, struct
     struct saving *s = owner;
     if (from >= s->ram_pages)
         return 0;
-    if (s->diff)
+    if (s->is_diff)
         return run_of_bits(s->diff, from, s->ram_pages, run);
     struct block_run private, data;
     bool differs = run_of_bits(s->pages, from, s->ram_pages, &private);
@@ -157,6 +161,14 @@ static int memory_read(void *owner, uint64_t first, uint64_t count, uint8_t *int
     return 0;
 }
 
+static void memory_changed(void *owner, uint64_t chunk, uint64_t bits[CHUNK_WORDS])
+{
+    const struct saving *s = owner;
+    uint64_t words = (s->ram_pages + 63) / 64;
+    for (uint64_t i = 0; i < CHUNK_WORDS && chunk * CHUNK_WORDS + i < words; i++)
+        bits[i] = s->diff[chunk * CHUNK_WORDS + i];
+}
+
 /* Disk */
 
 static int disk_next(void *owner, uint64_t from, struct block_run *run, struct err *err)
@@ -165,7 +177,7 @@ static int disk_next(void *owner, uint64_t from, struct block_run *run, struct e
     struct layer_run found;
     while (layers_next(&s->disk, from, &found)) {
         from = found.first + found.count;
-        if (s->diff && found.layer >= 0 && (unsigned)found.layer < s->what->birth_layers)
+        if (s->is_diff && found.layer >= 0 && (unsigned)found.layer < s->what->birth_layers)
             continue;
         *run = (struct block_run){.first = found.first, .count = found.count, .zero = found.layer < 0};
         return 1;
@@ -188,6 +200,20 @@ static int disk_read_blocks(void *owner, uint64_t first, uint64_t count, uint8_t
             return err_wrap(err, "read layer %d of the disk", run.layer);
     }
     return 0;
+}
+
+/* What is zero may have become so: it counts as changed. */
+static void disk_changed(void *owner, uint64_t chunk, uint64_t bits[CHUNK_WORDS])
+{
+    const struct saving *s = owner;
+    struct layer_run run;
+    uint64_t at = chunk * CHUNK_BLOCKS, end = at + CHUNK_BLOCKS;
+    for (; layers_next(&s->disk, at, &run) && run.first < end; at = run.first + run.count) {
+        if (run.layer >= 0 && (unsigned)run.layer < s->what->birth_layers)
+            continue;
+        for (uint64_t block = run.first; block < run.first + run.count && block < end; block++)
+            bits[block % CHUNK_BLOCKS / 64] |= UINT64_C(1) << (block % 64);
+    }
 }
 
 /* Files */
@@ -214,7 +240,13 @@ static int sync_file(const struct saving *s, enum snapshot_file file, struct err
 static int write_data(struct saving *s, enum snapshot_file file, const struct block_source *source,
                       enum snapshot_part part, struct err *err)
 {
+    const struct chain_link *old = s->origin ? &s->origin->link[0] : NULL;
+    const struct origin origin = {.fd = old ? old->fd[file] : -1,
+                                  .map = !old                  ? NULL
+                                         : file == FILE_MEMORY ? &old->memory
+                                                               : &old->disk};
     const struct writer writer = {.name = file_names[file],
+                                  .origin = old ? &origin : NULL,
                                   .fd = s->fd[file],
                                   .engine = s->what->engine,
                                   .without = s->what->without,
@@ -235,6 +267,7 @@ static int write_data(struct saving *s, enum snapshot_file file, const struct bl
         return rc;
     s->done += report.bytes;
     s->meta->logical_bytes += report.bytes;
+    s->meta->shared_bytes += report.shared_bytes;
     add_warning(s->meta, report.warning);
     if (file == FILE_MEMORY)
         snprintf(s->meta->engine, sizeof s->meta->engine, "%s", writer_engine_name(report.engine));
@@ -243,8 +276,12 @@ static int write_data(struct saving *s, enum snapshot_file file, const struct bl
 
 static int write_memory(struct saving *s, struct err *err)
 {
-    const struct block_source source = {
-        .owner = s, .blocks = s->ram_pages, .zero_is_absent = !s->diff, .next = memory_next, .read = memory_read};
+    const struct block_source source = {.owner = s,
+                                        .blocks = s->ram_pages,
+                                        .zero_is_absent = !s->is_diff,
+                                        .next = memory_next,
+                                        .read = memory_read,
+                                        .changed = memory_changed};
     return write_data(s, FILE_MEMORY, &source, SNAPSHOT_MEMORY_MAP, err);
 }
 
@@ -252,8 +289,11 @@ static int write_disk(struct saving *s, struct err *err)
 {
     if (!s->has_index)
         return 0;
-    const struct block_source source = {
-        .owner = s, .blocks = s->disk.bytes / DISK_BLOCK, .next = disk_next, .read = disk_read_blocks};
+    const struct block_source source = {.owner = s,
+                                        .blocks = s->disk.bytes / DISK_BLOCK,
+                                        .next = disk_next,
+                                        .read = disk_read_blocks,
+                                        .changed = disk_changed};
     return write_data(s, FILE_LAYER, &source, SNAPSHOT_DISK_MAP, err);
 }
 _Static_assert((int)DISK_BLOCK == (int)BLOCK_BYTES, "a block of the disk is a block of its file");
@@ -353,9 +393,24 @@ static int read_template(struct saving *s, struct err *err)
         rc = read_bitmap(what->diff, s->ram_pages, &s->diff, "were written", err);
     if (rc == 0 && s->config.disk)
         rc = read_index(s, err);
-    if (rc == 0 && (*s->meta->parent_tag != 0) != (s->diff != NULL))
-        rc = err_say(err, EINVAL, "a diff has a parent and a bitmap of what was written, and nothing else has");
+    s->is_diff = *s->meta->parent_tag != 0;
+    if (rc == 0 && s->is_diff && !s->diff)
+        rc = err_say(err, EINVAL, "a diff needs a bitmap of what was written, and the template has none");
     return rc;
+}
+
+/* An origin that is not what it should be is left alone: then all is written. */
+static void look_at_origin(struct saving *s)
+{
+    struct err err;
+    struct chain *origin = s->what->origin;
+    if (!origin || s->is_diff || !s->diff)
+        return;
+    if (chain_inspect(origin, s->config.disk ? s->disk.bytes : 0, &err) < 0)
+        log_warn("nothing is shared with the snapshot of the branch's source: %s", err.text);
+    else if (origin->link[0].meta.mem_bytes == s->config.mem_bytes &&
+             (origin->link[0].fd[FILE_LAYER] >= 0) == s->config.disk)
+        s->origin = origin;
 }
 
 int save_run(const struct save *what, const int fd[SNAPSHOT_FILES], struct snapshot_meta *meta, struct err *err)
@@ -363,6 +418,8 @@ int save_run(const struct save *what, const int fd[SNAPSHOT_FILES], struct snaps
     struct saving s = {.what = what, .fd = fd, .meta = meta, .pace.bytes_per_second = what->bytes_per_second};
     uint64_t began = clock_monotonic_ns();
     int rc = read_template(&s, err);
+    if (rc == 0)
+        look_at_origin(&s);
     if (rc == 0)
         rc = write_memory(&s, err);
     if (rc == 0)

@@ -14,6 +14,9 @@
  * The directory is the caller's, who makes it under a name that no snapshot can have and gives it its own when all
  * of this is on the disk. Until then snapshot.json is empty, and an empty one is refused by whoever loads it.
  *
+ * A whole snapshot of a branch is nearly its source's own snapshot; where that is whole as well, and on a filesystem
+ * that can share blocks, its files begin as clones of that one's (snap/writer.h).
+ *
  * save_open() creates the files, save_run() fills them: between the two a process can give up opening files.
  *
  * Threads: one per save; writers have threads of their own. */
@@ -22,6 +25,8 @@
 
 #include "proto/snapshot_meta.h"
 #include "snap/writer.h"
+
+struct chain;
 
 /* The files of a directory, in the order in which they are written. */
 enum snapshot_file {
@@ -39,10 +44,12 @@ const char *snapshot_file_name(enum snapshot_file file);
 /* What is written, and how. Descriptors are not owned; -1 where there is none. */
 struct save {
     int dir;
-    int memory;      /* the sealed image */
-    int own_memory;  /* /proc/PID/mem of the template */
-    int pages, diff; /* bitmaps of RAM's pages; `diff` for a diff only */
-    int state;       /* the state file */
+    int memory;           /* the sealed image */
+    int own_memory;       /* /proc/PID/mem of the template */
+    int pages;            /* bitmap of RAM's pages: those that differ from the image */
+    int diff;             /* likewise: those written since its source was forked; -1: it is no branch */
+    struct chain *origin; /* its source's own snapshot, opened, for a whole one; NULL: none, or none to share with */
+    int state;            /* the state file */
     uint64_t state_bytes;
     int base;          /* the disk's base image */
     const int *layers; /* frozen ones, oldest first */

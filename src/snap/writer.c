@@ -4,6 +4,7 @@
  * SECCOMP(store): fallocate - reserves space, gives back what was zero
  * SECCOMP(store): ftruncate - the length of a file
  * SECCOMP(store): fsync - a snapshot is on the disk before it has its name
+ * SECCOMP(store): ioctl[a1 == FICLONE] - shares what did not change with an older file
  * SECCOMP(store): fstatfs - how full the disk is, for the error
  * SECCOMP(store): clock_nanosleep - the rate limit */
 #include "snap/writer.h"
@@ -14,8 +15,10 @@
 #include "snap/crew.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
 
@@ -39,7 +42,7 @@ struct job {
     struct writer_report *report;
     uint8_t *buffer; /* a chunk for each thread */
     _Atomic bool direct;
-    bool reserved;
+    bool reserved, cloned;
     _Atomic uint64_t written;
     _Atomic uint64_t turned_zero; /* blocks that might have been held, and are zero */
     uint64_t told_ns;             /* of the caller's thread */
@@ -112,9 +115,18 @@ static int reserve_run(struct job *job, uint64_t first, uint64_t count, struct e
     return code == EOPNOTSUPP || code == ENOSYS ? -EOPNOTSUPP : fail(job, code, "reserve space for", err);
 }
 
+/* What cannot be cloned is written: there is nothing to say about it. */
+static bool clone_origin(const struct job *job)
+{
+    const struct origin *origin = job->writer->origin;
+    return origin && origin->map->blocks == job->source->blocks && !(job->writer->without & WITHOUT_REFLINK) &&
+           ioctl(job->writer->fd, FICLONE, origin->fd) == 0;
+}
+
+/* A clone has its blocks; what will be written over them is not known to be free, and seldom much. */
 static int reserve(struct job *job, struct err *err)
 {
-    if (job->report->engine == WRITER_BUFFERED)
+    if (job->report->engine == WRITER_BUFFERED || job->cloned)
         return 0;
     int rc = each_held_run(job, reserve_run, err);
     job->reserved = rc == 0;
@@ -210,6 +222,26 @@ static int write_run(struct job *job, const uint8_t *from, uint64_t len, uint64_
     return rc < 0 ? fail(job, -rc, "write", err) : 0;
 }
 
+/* Takes those blocks off `write` that the clone has already. True: all of the chunk is the origin's. */
+static bool leave_out_shared(const struct job *job, const struct block_chunk *chunk, uint64_t write[CHUNK_WORDS])
+{
+    const struct block_chunk *old = block_map_find(job->writer->origin->map, chunk->number);
+    uint64_t changed[CHUNK_WORDS] = {0}, any = 0;
+    job->source->changed(job->source->owner, chunk->number, changed);
+    for (int i = 0; i < CHUNK_WORDS; i++) {
+        write[i] &= ~(old ? old->held[i] & ~changed[i] : 0);
+        any |= changed[i];
+    }
+    return !any;
+}
+
+/* The chunk is the origin's, whatever it might have held. */
+static void take_record(const struct job *job, struct block_chunk *chunk)
+{
+    const struct block_chunk *old = block_map_find(job->writer->origin->map, chunk->number);
+    *chunk = old ? *old : (struct block_chunk){.number = chunk->number};
+}
+
 static int tell(struct job *job, struct err *err)
 {
     uint64_t now = clock_monotonic_ns();
@@ -224,12 +256,20 @@ static int write_chunk(void *owner, unsigned thread, uint64_t task, struct err *
     struct job *job = owner;
     struct block_chunk *chunk = &job->map->chunk[task];
     uint8_t *buffer = job->buffer + (size_t)thread * CHUNK_BYTES;
+    uint64_t write[CHUNK_WORDS];
+    memset(write, 0xff, sizeof write);
+    if (job->cloned && leave_out_shared(job, chunk, write)) {
+        take_record(job, chunk);
+        return thread == 0 ? tell(job, err) : 0;
+    }
     int rc = fill(job, chunk, buffer, err);
     if (rc < 0)
         return rc;
-    uint64_t bytes = (uint64_t)chunk_count(chunk->held) * BLOCK_BYTES;
+    for (int i = 0; i < CHUNK_WORDS; i++)
+        write[i] &= chunk->held[i];
+    uint64_t bytes = (uint64_t)chunk_count(write) * BLOCK_BYTES;
     pace_take(job->writer->pace, bytes);
-    for (unsigned block = 0, run; rc == 0 && (run = chunk_run(chunk->held, &block)); block += run)
+    for (unsigned block = 0, run; rc == 0 && (run = chunk_run(write, &block)); block += run)
         rc = write_run(job, buffer + (size_t)block * BLOCK_BYTES, (uint64_t)run * BLOCK_BYTES,
                        (chunk->number * CHUNK_BLOCKS + block) * BLOCK_BYTES, err);
     job->written += bytes;
@@ -291,6 +331,7 @@ int writer_run(const struct writer *w, const struct block_source *source, struct
     *report = (struct writer_report){.engine = w->engine};
     block_map_init(map, source->blocks);
     int rc = list_candidates(&job, err);
+    job.cloned = rc == 0 && clone_origin(&job);
     if (rc == 0 && ftruncate(w->fd, (off_t)(source->blocks * BLOCK_BYTES)) < 0)
         rc = fail(&job, errno, "set the length of", err);
     if (rc == 0)
@@ -299,8 +340,10 @@ int writer_run(const struct writer *w, const struct block_source *source, struct
         rc = write_chunks(&job, err);
     if (rc < 0)
         return rc;
-    report->bytes = job.written;
     drop_empty(map);
+    for (uint64_t i = 0; i < map->count; i++)
+        report->bytes += (uint64_t)chunk_count(map->chunk[i].held) * BLOCK_BYTES;
+    report->shared_bytes = report->bytes - job.written;
     give_back(&job);
     return !(w->without & WITHOUT_SYNC) && fsync(w->fd) < 0 ? fail(&job, errno, "sync", err) : 0;
 }

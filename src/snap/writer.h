@@ -13,6 +13,10 @@
  *
  * What a filesystem cannot do is left out, and the report says so: reserving, O_DIRECT.
  *
+ * Where a file is nearly another one, its *origin*, and the filesystem can share blocks (FICLONE: XFS, btrfs), it
+ * begins as a clone of that: chunks in which nothing changed are neither read nor written, their records are the
+ * origin's, and of others only the blocks that changed are written. Where it cannot, all is written.
+ *
  * Invariants.
  * 1. What was reserved and turned out zero is given back where it is 64 KiB or more in a row.
  * 2. The file is as long as the blocks it is about, and on the disk (fsync) when writer_run() returns. */
@@ -27,7 +31,7 @@ enum writer_engine { WRITER_DIRECT, WRITER_FALLOCATE, WRITER_BUFFERED, WRITER_EN
 const char *writer_engine_name(enum writer_engine engine);
 
 /* Things to do without, for tests and benchmarks: as if the filesystem could not do the first two. */
-enum { WITHOUT_DIRECT = 1, WITHOUT_FALLOCATE = 2, WITHOUT_SYNC = 4 };
+enum { WITHOUT_DIRECT = 1, WITHOUT_FALLOCATE = 2, WITHOUT_SYNC = 4, WITHOUT_REFLINK = 8 };
 
 struct block_run {
     uint64_t first, count;
@@ -42,6 +46,14 @@ struct block_source {
     int (*next)(void *owner, uint64_t from, struct block_run *run, struct err *err);
     /* Reads blocks of one run. Called from several threads at once. */
     int (*read)(void *owner, uint64_t first, uint64_t count, uint8_t *into, struct err *err);
+    /* Sets the bits of those blocks of a chunk that may differ from the origin's. Likewise; needed with one only. */
+    void (*changed)(void *owner, uint64_t chunk, uint64_t bits[CHUNK_WORDS]);
+};
+
+/* A file of as many blocks, and its map. */
+struct origin {
+    int fd; /* not owned, like the map */
+    const struct block_map *map;
 };
 
 /* How fast bytes may be written, over all files of a snapshot. */
@@ -55,6 +67,7 @@ struct writer {
     int fd;           /* empty, open for writing; not owned */
     enum writer_engine engine;
     unsigned without;
+    const struct origin *origin; /* NULL: none */
     struct pace *pace;
     /* Now and then, on the caller's thread: bytes written so far. A negative value ends the writing with it. */
     int (*progress)(void *owner, uint64_t bytes, struct err *err);
@@ -64,6 +77,7 @@ struct writer {
 struct writer_report {
     enum writer_engine engine; /* that was used in the end */
     uint64_t bytes;            /* of blocks that the file holds */
+    uint64_t shared_bytes;     /* of them those that are the origin's */
     char warning[160];         /* what could not be done as asked for; "": nothing */
 };
 

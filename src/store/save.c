@@ -5,6 +5,7 @@
  * CPUs are all busy SCHED_IDLE comes to three thousandths of one, so a writer that a client waits for is merely nice:
  * it gets a tenth of what a guest gets that wants the same CPU. */
 #include "snap/save.h"
+#include "snap/chain.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -38,13 +39,14 @@ static void become_nice(void)
         log_warn("nice: %s", strerrordesc_np(errno));
 }
 
-/* FORKD_STORE_WITHOUT=direct,fallocate: as if the filesystem could do neither. For tests. */
+/* FORKD_STORE_WITHOUT=direct,fallocate,reflink: as if the filesystem could do none of it. For tests. */
 static unsigned leave_out(void)
 {
     const char *list = getenv("FORKD_STORE_WITHOUT");
     if (!list)
         return 0;
-    return (strstr(list, "direct") ? WITHOUT_DIRECT : 0) | (strstr(list, "fallocate") ? WITHOUT_FALLOCATE : 0);
+    return (strstr(list, "direct") ? WITHOUT_DIRECT : 0) | (strstr(list, "fallocate") ? WITHOUT_FALLOCATE : 0) |
+           (strstr(list, "reflink") ? WITHOUT_REFLINK : 0);
 }
 
 /* A controller that does not listen is not waited for; one that went away wants no snapshot. */
@@ -58,14 +60,28 @@ static int tell_progress(void *owner, uint64_t bytes, struct err *err)
     return rc == -EPIPE || rc == -ECONNRESET ? rc : 0;
 }
 
+/* What can be shared with is a gain and no need. */
+static bool open_origin(const struct ctl_message *m, struct chain *origin)
+{
+    struct err err;
+    if (m->fd[CTL_FD_ORIGIN] < 0)
+        return false;
+    if (chain_open(origin, &m->fd[CTL_FD_ORIGIN], 1, &err) == 0)
+        return true;
+    log_warn("nothing is shared with the snapshot of the branch's source: %s", err.text);
+    return false;
+}
+
 static int run(struct saver *saver, struct ctl_message *m, struct snapshot_meta *meta, struct err *err)
 {
+    struct chain origin = {0};
     int fd[SNAPSHOT_FILES];
     const struct save save = {.dir = m->fd[CTL_FD_DIR],
                               .memory = m->fd[CTL_FD_MEMORY],
                               .own_memory = m->fd[CTL_FD_OWN_MEMORY],
                               .pages = m->fd[CTL_FD_PAGES],
                               .diff = m->fd[CTL_FD_DIFF],
+                              .origin = open_origin(m, &origin) ? &origin : NULL,
                               .state = m->fd[CTL_FD_STATE],
                               .state_bytes = m->save.state_bytes,
                               .base = m->fd[CTL_FD_BASE],
@@ -93,6 +109,7 @@ static int run(struct saver *saver, struct ctl_message *m, struct snapshot_meta 
         rc = save_run(&save, fd, meta, err);
     for (int i = 0; i < SNAPSHOT_FILES; i++)
         fd_close(&fd[i]);
+    chain_close(&origin);
     return rc;
 }
 

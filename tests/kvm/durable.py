@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -336,6 +337,44 @@ def a_full_disk_is_named_and_the_source_runs_on(c):
     finally:
         c.stop(signal.SIGKILL)
         subprocess.run(['umount', '-l', small], check=True)
+
+
+@case(env=WRITTEN)
+def on_xfs_a_whole_branch_shares_what_it_did_not_change(c):
+    if os.geteuid() != 0 or not shutil.which('mkfs.xfs'):
+        raise Skip('an XFS of its own needs root and mkfs.xfs')
+    c.stop()
+    image, where = os.path.join(c.dir, 'xfs'), os.path.join(c.dir, 'mnt')
+    os.mkdir(where)
+    with open(image, 'wb') as file:
+        file.truncate(320 << 20)
+    subprocess.run(['mkfs.xfs', '-q', image], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(['mount', '-o', 'loop', image, where], check=True)
+    try:
+        c.env['FORKD_SNAPSHOT_ROOT'] = where
+        c.start()
+        c.snapshot('py', mem_size_mib=128)
+        one = c.fork()[0]['id']
+        fill(c, one, 1, '16m')
+        branch(c, one, 'a', mode='diff')
+        two = c.fork(1, 'a')[0]['id']
+        branch(c, two, 'b')  # its source's own snapshot is a diff
+        branch(c, one, 'w')
+        text = {tag: json.loads(pathlib.Path(where, tag, 'snapshot.json').read_text(encoding='utf-8')) for tag in 'bw'}
+        assert text['b']['shared_bytes'] == 0 < text['w']['shared_bytes'] < text['w']['logical_bytes'], text
+        assert c.delete('/v1/snapshots/py?cascade=true')[0] == 204
+        die_all(c)
+        c.start()
+        for tag in 'bw':
+            check(c, c.fork(1, tag)[0]['id'], 1, '16m')
+        c.clear()
+        c.assert_nothing_left()
+        c.stop()
+    finally:
+        c.stop(signal.SIGKILL)
+        for pid in c.processes():
+            os.kill(pid, signal.SIGKILL)
+        subprocess.run(['umount', '-l', where], check=True)
 
 
 @case(env=WRITTEN)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 
 static char place[] = "/tmp/store-fs-XXXXXX"; /* mount point below, image beside it */
@@ -39,6 +40,13 @@ static int run(const char *command)
 {
     int status = system(command);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int run_in(const char *what, const char *tag)
+{
+    char command[128];
+    snprintf(command, sizeof command, "%s %s/%s", what, mount_point, tag);
+    return run(command);
 }
 
 static void mount_image(const char *mkfs, const char *type, unsigned mib)
@@ -107,6 +115,78 @@ static void all_engines_work_on_xfs(void **state)
     }
 }
 
+/* Mounted anew: XFS keeps room around blocks that were copied on a write until their file is done with. */
+static uint64_t bytes_used(void)
+{
+    struct statfs fs;
+    char command[256];
+    snprintf(command, sizeof command, "umount %s && mount -o loop %s %s", mount_point, image_path, mount_point);
+    assert_int_equal(run(command), 0);
+    assert_int_equal(statfs(mount_point, &fs), 0);
+    return (fs.f_blocks - fs.f_bfree) * (uint64_t)fs.f_bsize;
+}
+
+/* Pages and blocks are changed, zeroed, discarded: the branch, written whole, takes what differs, and is whole. */
+static void a_whole_branch_shares_with_its_origin(const char *without, bool shares)
+{
+    struct template t;
+    struct snapshot_meta meta;
+    struct err err = {0};
+    struct ctl_message image;
+    template_init(&t, 64 << 20, 16384, true);
+    for (uint64_t i = 0; i < 300; i++)
+        template_write_block(&t, i, (uint32_t)i + 1);
+    assert_int_equal(shop_save(&t, &(struct order){.root = mount_point, .tag = "origin"}, &meta, &err), 0);
+    uint64_t before = bytes_used();
+    template_branch(&t, &meta);
+    t.is_diff = false;
+    for (uint64_t i = 0; i < 100; i++)
+        template_touch(&t, i * 160, 4000 + (uint32_t)i);
+    template_touch(&t, 77, 0);
+    for (uint64_t i = 0; i < 256; i++)
+        template_touch(&t, 8192 + i, 0); /* a chunk of zeros */
+    template_write_block(&t, 5, 0);
+    template_write_block(&t, 299, 3);
+    template_write_block(&t, 900, 3);
+    template_discard(&t, 20, 30);
+    const struct order order = {.root = mount_point, .tag = "branch", .origin = "origin", .without = without};
+    if (shop_save(&t, &order, &meta, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_string_equal(meta.parent_tag, "");
+    assert_string_equal(meta.engine, "direct");
+    if (shares) {
+        assert_in_range(bytes_used() - before, 1, 2 << 20);
+        assert_int_equal(meta.logical_bytes - meta.shared_bytes, (99 + 2) * BLOCK_BYTES);
+    } else {
+        assert_in_range(bytes_used() - before, 62 << 20, 70 << 20);
+        assert_int_equal(meta.shared_bytes, 0);
+    }
+    /* It stands alone. */
+    assert_int_equal(run_in("rm -r", "origin"), 0);
+    if (shop_restore(mount_point, (const char *const[]){"branch", NULL}, t.base_path, &image, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_image_equal(&t, &image);
+    template_destroy(&t);
+}
+
+static void on_xfs_a_whole_branch_shares_with_its_origin(void **state)
+{
+    mount_image("mkfs.xfs", "xfs", 320);
+    a_whole_branch_shares_with_its_origin(NULL, true);
+}
+
+static void without_reflinks_a_whole_branch_is_written_whole(void **state)
+{
+    mount_image("mkfs.xfs", "xfs", 320);
+    a_whole_branch_shares_with_its_origin("reflink", false);
+}
+
+static void on_ext4_a_whole_branch_is_written_whole(void **state)
+{
+    mount_image("mkfs.ext4", "ext4", 320);
+    a_whole_branch_shares_with_its_origin(NULL, false);
+}
+
 /* Whether a tmpfs knows O_DIRECT depends on the kernel. */
 static void all_engines_work_on_tmpfs(void **state)
 {
@@ -134,9 +214,7 @@ static void expect_no_space(enum writer_engine engine)
     assert_non_null(strstr(err.text, "memory.bin"));
     assert_true(shop_restore(mount_point, (const char *const[]){tag, NULL}, NULL, &image, &err) < 0);
     assert_non_null(strstr(err.text, "snapshot.json"));
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s/%s", mount_point, tag);
-    assert_int_equal(run(command), 0);
+    assert_int_equal(run_in("rm -r", tag), 0);
     template_destroy(&t);
 }
 
@@ -184,6 +262,9 @@ int main(int argc, char **argv)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_place, remove_place)
         TEST(ext3_cannot_reserve_and_is_written_all_the_same),
         TEST(all_engines_work_on_xfs),
+        TEST(on_xfs_a_whole_branch_shares_with_its_origin),
+        TEST(without_reflinks_a_whole_branch_is_written_whole),
+        TEST(on_ext4_a_whole_branch_is_written_whole),
         TEST(all_engines_work_on_tmpfs),
         TEST(a_full_tmpfs_is_named_and_leaves_nothing_that_loads),
         TEST(a_full_ext4_is_named_and_leaves_nothing_that_loads),

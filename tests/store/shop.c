@@ -58,11 +58,12 @@ static int await(int sock, struct ctl_message *m, unsigned *events, struct err *
     return rc < 0 ? rc : 0;
 }
 
-static int make_dir(const char *root, const char *tag)
+static int open_dir(const char *root, const char *tag, bool make)
 {
     char path[256];
     snprintf(path, sizeof path, "%s/%s", root, tag);
-    mkdir(path, 0700);
+    if (make)
+        mkdir(path, 0700);
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_true(fd >= 0);
     return fd;
@@ -73,7 +74,8 @@ void shop_begin_save(struct template *t, const struct order *order, struct save_
     struct ctl_message m;
     struct snapshot_meta meta;
     struct err err = {0};
-    own_fd int dir = make_dir(order->root, order->tag);
+    own_fd int dir = open_dir(order->root, order->tag, true);
+    own_fd int origin = order->origin ? open_dir(order->root, order->origin, false) : -1;
     template_export(t, &save->export);
     ctl_message_init(&m, CTL_SAVE, 5);
     template_describe(t, order->tag, &meta);
@@ -84,6 +86,7 @@ void shop_begin_save(struct template *t, const struct order *order, struct save_
     m.save.engine = (uint8_t)order->engine;
     m.save.bytes_per_second = order->bytes_per_second;
     m.fd[CTL_FD_DIR] = dir;
+    m.fd[CTL_FD_ORIGIN] = origin;
     m.fd[CTL_FD_MEMORY] = t->image_fd;
     m.fd[CTL_FD_STATE] = save->export.state;
     m.fd[CTL_FD_OWN_MEMORY] = order->own_memory ? order->own_memory : save->export.own_memory;

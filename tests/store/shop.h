@@ -13,8 +13,9 @@
 extern const char *shop_program;
 
 struct order {
-    const char *root; /* an existing directory */
-    const char *tag;  /* a directory in it, made where it is not there */
+    const char *root;   /* an existing directory */
+    const char *tag;    /* a directory in it, made where it is not there */
+    const char *origin; /* the tag of what the template was branched from, or NULL */
     enum writer_engine engine;
     const char *without; /* FORKD_STORE_WITHOUT, or NULL */
     uint64_t bytes_per_second;

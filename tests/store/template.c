@@ -126,7 +126,7 @@ void template_discard(struct template *t, uint64_t block, uint64_t count)
 
 void template_branch(struct template *t, const struct snapshot_meta *parent)
 {
-    t->is_diff = true;
+    t->is_branch = t->is_diff = true;
     memset(t->diff, 0, t->words * 8);
     memcpy(t->parent_tag, parent->tag, sizeof t->parent_tag);
     snapshot_meta_hash(parent, t->parent_hash);
@@ -157,7 +157,7 @@ void template_export(struct template *t, struct export *e)
     e->own_memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     assert_true(e->own_memory >= 0);
     e->pages = bitmap_file(t->pages, t->words);
-    if (t->is_diff)
+    if (t->is_branch)
         e->diff = bitmap_file(t->diff, t->words);
     if (t->disk)
         e->layer_count = t->machine->disk.layers;

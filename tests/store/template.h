@@ -24,7 +24,7 @@ struct template
     int base_fd;
     char base_path[64];
     unsigned birth_layers;
-    bool is_diff;
+    bool is_branch, is_diff; /* a branch that is written whole is no diff */
     char parent_tag[REST_TAG_MAX + 1], parent_hash[SNAPSHOT_HASH_MAX];
 };
 

@@ -28,6 +28,7 @@ static int describe(void **state)
                                .warning = "the filesystem cannot reserve space",
                                .logical_bytes = 4096,
                                .physical_bytes = 8192,
+                               .shared_bytes = 1024,
                                .write_ms = 3,
                                .part = {{100, 0xdeadbeef}, {200, 1}, {300, 2}}};
     return 0;
