@@ -17,7 +17,7 @@ with open(os.environ['FORKD_OPENAPI'], encoding='utf-8') as file:
 with open(os.environ['FORKD_TYPESCRIPT_TYPES'], encoding='utf-8') as file:
     TYPESCRIPT = file.read()
 
-# Clients of API v1 have always had these, which are refused here, or not told.
+# Clients of API v1 have always had these, which are refused so far.
 EXTRA = {'per_child_netns', 'tap'}
 # A second word for a mode.
 OTHERWISE = {'live'}
@@ -67,9 +67,15 @@ def requests():
     return found
 
 
+def same(ours, described, where):
+    """Two sets of names; an error names those that only one has."""
+    missing, unknown = sorted(described - ours), sorted(ours - described)
+    assert not missing and not unknown, f'{where}: without {missing}; with {unknown}, which the API has not'
+
+
 @case(start=False)
 def every_request_has_its_method(_):
-    assert set(requests()) == set(operations()) - NOT_CALLED
+    same(set(requests()), set(operations()) - NOT_CALLED, 'calls.py')
 
 
 @case(start=False)
@@ -78,10 +84,11 @@ def every_field_and_parameter_of_a_request_has_its_argument(_):
     for key, (function, call) in requests().items():
         body = schema_of(described[key].get('requestBody', {}).get('content'))
         known = set(resolved(body)['properties']) if body else set()
-        assert set(call.body or ()) - EXTRA == known - OTHERWISE, (function.__name__, call.body, known)
+        same(set(call.body or ()) - EXTRA, known - OTHERWISE, f'calls.py, {function.__name__}')
         asked = {pair.split('=')[0] for pair in call.path.partition('?')[2].split('&') if pair}
         parameters = map(resolved, described[key].get('parameters', ()))
-        assert asked == {one['name'] for one in parameters if one['in'] == 'query'}, function.__name__
+        queried = {one['name'] for one in parameters if one['in'] == 'query'}
+        same(asked, queried, f'calls.py, {function.__name__}')
 
 
 @case(start=False)
@@ -97,9 +104,9 @@ def every_field_of_an_answer_is_in_its_type(_):
             assert typing.get_origin(answer) is list, function.__name__
             answer, schema = typing.get_args(answer)[0], schema['items']
         schema = resolved(schema)
-        assert answer.__required_keys__ == set(schema['required']), (function.__name__, answer)
-        known = answer.__required_keys__ | answer.__optional_keys__
-        assert known - EXTRA == set(schema['properties']), (function.__name__, answer)
+        where = f'answers.py, {answer.__name__}'
+        same(answer.__required_keys__ | answer.__optional_keys__, set(schema['properties']), where)
+        same(answer.__required_keys__, set(schema['required']), f'{where}, always there')
 
 
 @case(start=False)
@@ -111,9 +118,9 @@ def typescript_has_the_same_fields(_):
         body = re.search(rf'^export interface {interface} \{{\n(.*?)^\}}$', TYPESCRIPT, re.M | re.S)
         assert body, f'{interface} is not there'
         fields = dict(re.findall(r'^  (\w+)(\??):', body[1], re.M))
-        assert set(fields) - EXTRA == set(schema['properties']) - OTHERWISE, interface
+        same(set(fields) - EXTRA, set(schema['properties']) - OTHERWISE, f'types.ts, {interface}')
         always = {field for field, mark in fields.items() if not mark}
-        assert always == set(schema['required']), interface
+        same(always, set(schema['required']), f'types.ts, {interface}, always there')
 
 
 raise SystemExit(main())

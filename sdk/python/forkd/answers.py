@@ -51,7 +51,8 @@ class SnapshotInfo(_SnapshotAlways, total=False):
     diff_physical_bytes: int
     diff_logical_bytes: int
     warning: str  # why it failed
-    memory_own_kib: Optional[int]  # these four where they were asked for
+    cpu_ms: int  # these five where they were asked for
+    memory_own_kib: Optional[int]
     memory_pss_kib: Optional[int]
     memory_charged_kib: int
     memory_image_kib: int
@@ -99,7 +100,8 @@ class _SandboxAlways(TypedDict):
 
 class SandboxInfo(_SandboxAlways, total=False):
     stalled: str  # why it stands still
-    memory_own_kib: Optional[int]  # these three where they were asked for
+    cpu_ms: int  # these four where they were asked for
+    memory_own_kib: Optional[int]
     memory_pss_kib: Optional[int]
     memory_charged_kib: int
 

@@ -43,7 +43,8 @@ export interface SnapshotInfo {
   diff_logical_bytes?: number;
   /** Why it failed. */
   warning?: string;
-  /** These four where they were asked for. */
+  /** These five where they were asked for. */
+  cpu_ms?: number;
   memory_own_kib?: number | null;
   memory_pss_kib?: number | null;
   memory_charged_kib?: number;
@@ -96,7 +97,8 @@ export interface SandboxInfo {
   branch_count: number;
   /** Why it stands still. */
   stalled?: string;
-  /** These three where they were asked for. */
+  /** These four where they were asked for. */
+  cpu_ms?: number;
   memory_own_kib?: number | null;
   memory_pss_kib?: number | null;
   memory_charged_kib?: number;
