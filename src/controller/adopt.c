@@ -1,11 +1,11 @@
 /* adopt.c: see adopt.h.
  *
  * For every row of the registry the VMM is asked through its listening socket, with the row's secret: the one
- * that answers is the one. A row in state making is an intent whose controller died: what lives of it is killed,
- * the row removed. A ready row whose VMM answers is taken over; one whose VMM is dead is removed, or, if it is a
- * snapshot, kept as failed with the reason, so that its user is told. Snapshots come first, as the sandboxes
- * hold on to them: to the one they were spawned from and to their last branch. In the end every directory in the run
- * directory that had no row is removed.
+ * that answers is the one. A row in state making is an intent whose controller died, and so is a sandbox that was not
+ * handed out: what lives of it is killed, the row removed. A ready row whose VMM answers is taken over; one whose VMM
+ * is dead is removed, or, if it is a snapshot, kept as failed with the reason, so that its user is told. Snapshots come
+ * first, as the sandboxes hold on to them: to the one they were spawned from and to their last branch. In the end every
+ * directory in the run directory that had no row is removed.
  *
  * A VMM that is there and does not answer in time, since the host is busy or it is, is neither: nothing here has a
  * hold on it, and what forgets it leaves a machine that nobody can end. Its row and its directory stay as they are,
@@ -190,13 +190,14 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
         adoption->silent++;
         return 0;
     }
-    if (!lives || !base || row->state != ROW_READY) {
+    bool half_made = row->state != ROW_READY || (lives && !vmm.handed);
+    if (!lives || !base || half_made) {
         vmm_destroy(&vmm);
         sandbox_leftovers(c, base, row->id);
-        if (row->state == ROW_READY)
+        if (!half_made)
             log_warn("sandbox %s is gone: %s", row->id, lives ? "its snapshot is unknown" : why.text);
-        adoption->reaped += row->state == ROW_READY;
-        adoption->undone += row->state != ROW_READY && lives; /* most were never used */
+        adoption->reaped += !half_made;
+        adoption->undone += half_made && lives; /* most were never used */
         return 0;
     }
     struct sandbox *b = sandbox_new(&c->fleet, base);

@@ -5,7 +5,8 @@
  * it came from. Workspaces have one as well. A row is written in state `making` before anything of the thing exists,
  * and becomes `ready` when all of it does: a row that is still `making` at start is an intent its controller did not
  * live to finish, and is undone. Intents of sandboxes are written before it is known of which snapshot they will be
- * (berths.h). Rows go when nothing of the thing is left.
+ * (berths.h), and become ready while the sandbox comes up: whether it was handed out, its VMM knows (HANDED), and one
+ * that was not is undone like an intent. Rows go when nothing of the thing is left.
  *
  * The journal is WAL with synchronous=NORMAL: a controller's death loses nothing, the host's death may lose the
  * last commits, but it ends all VMMs as well.

@@ -1,10 +1,10 @@
 /* sandboxes.c: see sandboxes.h.
  *
  * A spawn of n is one transaction. Each child gets a berth (berths.h), whose row is the intent; children are forked by
- * this thread and by helpers, each of which takes the next number until there is none or one of them failed; then
- * all rows are committed in one go and the monitor takes over, or all children are killed and every trace of
- * them removed. Requests to one template are serialised by its lock, for as long as its fork takes; what comes
- * after (the making of the VM, the guest's answer) overlaps. */
+ * this thread and by helpers, each of which takes the next number until there is none or one of them failed. While the
+ * first comes up all rows are made ready in one go. In the end every child hears that it is handed out and the monitor
+ * takes over, or all are killed and every trace of them removed. Requests to one template are serialised by its lock,
+ * for as long as its fork takes; what comes after (the making of the VM, the guest's answer) overlaps. */
 #include "controller/sandboxes.h"
 
 #include "base/clock.h"
@@ -29,9 +29,9 @@ enum { IDENTIFY_SECS = 60, GONE_SECS = 30, RESUME_SECS = 30 };
 
 struct batch {
     struct controller *c;
-    struct snapshot *base;
     struct sandbox **box;
-    struct berth *berth; /* the same number of them */
+    struct berth *berth;      /* the same number of them */
+    struct sandbox_row *rows; /* made ready with the first; NULL: not here */
     unsigned n;
 
     pthread_mutex_t lock; /* guards what follows */
@@ -78,19 +78,31 @@ static int child_fork(struct controller *c, struct sandbox *b, struct seat seat,
     return rc;
 }
 
+/* What there is time for while a child comes up. */
+static int child_meanwhile(struct batch *batch, unsigned i, struct err *err)
+{
+    struct berth *berth = &batch->berth[i];
+    int rc = berth_settle(batch->c, berth, err);
+    seat_close(&berth->seat); /* so that the call ends when the child does */
+    if (rc == 0 && i == 0 && batch->rows)
+        rc = registry_sandboxes_ready(batch->c->registry, batch->rows, batch->n, err);
+    return rc;
+}
+
 /* The guest's answer is awaited, and nothing before it: each wait for a step on the way there would cost two switches
  * between processes. BORN lies in the socket by then. */
-static int child_start(struct controller *c, struct sandbox *b, struct berth *berth, struct err *err)
+static int child_start(struct batch *batch, unsigned i, struct err *err)
 {
-    int rc = berth_furnish(c, berth, b->base->has_disk, err);
+    struct sandbox *b = batch->box[i];
+    struct berth *berth = &batch->berth[i];
+    int rc = berth_furnish(batch->c, berth, b->base->has_disk, err);
     if (rc == 0)
-        rc = child_fork(c, b, berth->seat, err);
+        rc = child_fork(batch->c, b, berth->seat, err);
     if (rc < 0)
         return rc;
     rc = vmm_go(&b->vmm, err);
     if (rc == 0)
-        rc = berth_settle(c, berth, err);
-    seat_close(&berth->seat); /* so that the call ends when the child does */
+        rc = child_meanwhile(batch, i, err);
     if (rc == 0)
         rc = agent_identify(steal_fd(&berth->call), b->vmm.id, IDENTIFY_SECS, err);
     if (rc == 0)
@@ -126,7 +138,7 @@ static void batch_work(struct batch *batch)
     struct err err;
     for (unsigned i; batch_next(batch, &i);) {
         uint64_t began = clock_monotonic_ns();
-        if (child_start(batch->c, batch->box[i], &batch->berth[i], &err) < 0)
+        if (child_start(batch, i, &err) < 0)
             batch_fail(batch, batch->box[i], &err);
         else
             metrics_observe(METRIC_SPAWN, clock_monotonic_ns() - began);
@@ -183,14 +195,14 @@ static void batch_helpers(struct batch *batch)
     }
 }
 
-/* Starts all children; on failure those that were started are still there. */
-static int batch_run(struct controller *c, struct snapshot *base, struct sandbox **box, struct berth *berth, unsigned n,
-                     struct err *err)
+/* Starts all children of `plan`; on failure those that were started are still there. */
+static int batch_run(const struct batch *plan, struct err *err)
 {
     struct batch *batch = calloc(1, sizeof *batch);
     if (!batch)
         return err_say(err, ENOMEM, "out of memory");
-    *batch = (struct batch){.c = c, .base = base, .box = box, .berth = berth, .n = n, .refs = 1};
+    *batch = *plan;
+    batch->refs = 1;
     pthread_mutex_init(&batch->lock, NULL);
     pthread_cond_init(&batch->idle, NULL);
     batch_helpers(batch);
@@ -278,33 +290,46 @@ static void boxes_undo(struct controller *c, struct sandbox **box)
     }
 }
 
-static void boxes_hand_over(struct controller *c, struct sandbox **box)
+/* Those that were told so before one fails are undone with it: nobody has heard of them. */
+static int boxes_hand_over(struct controller *c, struct sandbox **box, struct err *err)
 {
+    for (struct sandbox **b = box; *b; b++) {
+        int rc = vmm_hand_over(&(*b)->vmm, err);
+        if (rc < 0)
+            return err_wrap(err, "sandbox %s could not be started", (*b)->vmm.id);
+    }
     for (struct sandbox **b = box; *b; b++) {
         fleet_sandbox_add(&c->fleet, *b);
         monitor_watch_sandbox(c->monitor, *b);
     }
+    return 0;
 }
 
-static int spawn_all(struct controller *c, struct snapshot *base, struct sandbox **box, unsigned n,
-                     const char *workspace, struct err *err)
+/* A workspace is another's business until its sandbox is there: then the rows wait for the guests. */
+static int batch_start(struct batch *batch, const char *workspace, struct err *err)
+{
+    struct sandbox_row *rows = batch->rows;
+    if (workspace)
+        batch->rows = NULL;
+    int rc = batch_run(batch, err);
+    return rc == 0 && workspace ? registry_sandboxes_ready(batch->c->registry, rows, batch->n, err) : rc;
+}
+
+static int spawn_all(struct controller *c, struct sandbox **box, unsigned n, const char *workspace, struct err *err)
 {
     own_free struct berth *berth = calloc(n, sizeof *berth);
-    if (!berth)
-        return err_say(err, ENOMEM, "out of memory");
-    int rc = boxes_name(c, box, berth, n, err);
+    int rc = berth ? boxes_name(c, box, berth, n, err) : err_say(err, ENOMEM, "out of memory");
     if (rc < 0)
         return rc;
-    rc = batch_run(c, base, box, berth, n, err);
+    own_free struct sandbox_row *rows = rows_make(box, n, workspace);
+    struct batch batch = {.c = c, .box = box, .berth = berth, .rows = rows, .n = n};
+    rc = rows ? batch_start(&batch, workspace, err) : err_say(err, ENOMEM, "out of memory");
     for (unsigned i = 0; i < n; i++)
         berth_close(&berth[i]);
-    own_free struct sandbox_row *rows = rc == 0 ? rows_make(box, n, workspace) : NULL;
     if (rc == 0)
-        rc = rows ? registry_sandboxes_ready(c->registry, rows, n, err) : err_say(err, ENOMEM, "out of memory");
+        rc = boxes_hand_over(c, box, err);
     if (rc < 0)
         boxes_undo(c, box);
-    else
-        boxes_hand_over(c, box);
     return rc;
 }
 
@@ -318,7 +343,7 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const cha
         return rc;
     rc = boxes_make(c, base, rq, &box, err);
     if (rc == 0)
-        rc = spawn_all(c, base, box, rq->n, workspace, err);
+        rc = spawn_all(c, box, rq->n, workspace, err);
     if (rc < 0) {
         fleet_sandboxes_release(&c->fleet, box);
         snapshot_children_left(c, base, rq->n);

@@ -408,13 +408,24 @@ int vmm_await_branched(struct vmm *made, struct ctl_branched *report, struct err
     return 0;
 }
 
-int vmm_go(struct vmm *child, struct err *err)
+/* A word on which nothing is answered. */
+static int tell(struct vmm *child, enum ctl_type type, struct err *err)
 {
     struct ctl_message m;
-    ctl_message_init(&m, CTL_GO, 0);
+    ctl_message_init(&m, type, 0);
     int rc = ctl_send(child->ctl, &m, err);
     return rc == -EPIPE || rc == -ECONNRESET ? err_say(err, ECONNRESET, "the VMM process %d is gone", (int)child->pid)
                                              : rc;
+}
+
+int vmm_go(struct vmm *child, struct err *err)
+{
+    return tell(child, CTL_GO, err);
+}
+
+int vmm_hand_over(struct vmm *child, struct err *err)
+{
+    return tell(child, CTL_HANDED, err);
 }
 
 int vmm_await_birth(struct vmm *child, struct err *err)
@@ -453,6 +464,7 @@ int vmm_adopt(const struct rundir *run, struct vmm *vmm, unsigned secs, struct e
         rc = err_say(err, EPROTO, "the VMM behind %s calls itself %s", vmm->id, reply.adopted.id);
     vmm->pid = (pid_t)reply.adopted.pid;
     vmm->stalled = reply.adopted.stalled;
+    vmm->handed = reply.adopted.handed;
     vmm->memory = steal_fd(&reply.fd[CTL_FD_OWN_MEMORY]);
     vmm->pidfd = steal_fd(&reply.fd[CTL_FD_PIDFD]);
     ctl_message_close(&reply);

@@ -24,6 +24,7 @@ struct vmm {
     int pidfd, ctl, memory; /* -1: none */
     bool rung;              /* a DOORBELL came */
     bool stalled;           /* it was when it was adopted */
+    bool handed;            /* a sandbox that was adopted: it was its user's already */
     atomic_uint requests;   /* numbers given out */
     uint32_t settle;        /* the number of the SETTLE under way; 0: none */
     struct {
@@ -111,6 +112,9 @@ int vmm_await_birth(struct vmm *child, struct err *err);
 int vmm_settle(struct vmm *template, struct err *err);
 /* What came of it: 0 with the number of pages, -EAGAIN if nothing yet, or why it failed. */
 int vmm_settled(struct vmm *template, uint64_t *pages, struct err *err);
+
+/* HANDED: the guest has acknowledged who it is. Does not wait. */
+int vmm_hand_over(struct vmm *child, struct err *err);
 
 /* Takes over a living VMM by its id and secret through its listening socket. -ECONNREFUSED or -ENOENT: it is dead;
  * -ETIMEDOUT: it does not answer within `secs`. */

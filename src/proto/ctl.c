@@ -50,6 +50,7 @@ static const struct {
     [CTL_SAVING] = {"SAVING", 0, 0, 0},
     [CTL_SAVED] = {"SAVED", 0, 0, 0},
     [CTL_RESTORE] = {"RESTORE", 0, FD(BASE), CTL_EXTRA_MAX},
+    [CTL_HANDED] = {"HANDED", 0, 0, 0},
 };
 
 const char *ctl_type_name(enum ctl_type type)
@@ -200,6 +201,7 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
         pack_u32(p, m->adopted.pid);
         pack_u8(p, m->adopted.role);
         pack_u8(p, m->adopted.stalled);
+        pack_u8(p, m->adopted.handed);
         break;
     case CTL_FAILED:
     case CTL_STALLED:
@@ -316,6 +318,7 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
         m->adopted.pid = unpack_u32(u);
         m->adopted.role = unpack_u8(u);
         m->adopted.stalled = unpack_u8(u);
+        m->adopted.handed = unpack_u8(u);
         break;
     case CTL_FAILED:
     case CTL_STALLED:

@@ -45,6 +45,10 @@
  * the accepted socket becomes the control socket. A parent ends with its controller (it is nobody's yet);
  * a template, like a sandbox, waits to be adopted.
  *
+ * HANDED tells a sandbox that its guest has acknowledged who it is. The registry says what a sandbox is to be, the
+ * sandbox whether it came to that: so the commit need not wait for the guest, nor its user for the commit. What a
+ * controller said before its death is heard before the next one's ADOPT: sockets are served as they became ready.
+ *
  * A VMM answers a request it cannot do with FAILED: an errno value and a sentence. Bodies are validated on
  * both sides; the receiver of a malformed message closes the socket. */
 #ifndef FORKD_PROTO_CTL_H
@@ -103,6 +107,7 @@ enum ctl_type {
     CTL_SAVED,    /* body: ctl_saved */
     CTL_RESTORE,  /* to forkd-store; no body; [BASE]; extra: the directories of a chain, root first. The reply is IMAGE
                    */
+    CTL_HANDED,   /* to a sandbox; no body, no reply: it is its user's */
     CTL_TYPES_END
 };
 
@@ -181,6 +186,7 @@ struct ctl_adopted {
     uint32_t pid;
     uint8_t role; /* enum ctl_role */
     uint8_t stalled;
+    uint8_t handed; /* a sandbox: HANDED came */
 };
 
 struct ctl_failed {

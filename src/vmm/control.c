@@ -63,6 +63,7 @@ static void adopt(struct control *control, uint32_t request)
     m.adopted.pid = (uint32_t)getpid();
     m.adopted.role = (uint8_t)control->role;
     m.adopted.stalled = control->stalled;
+    m.adopted.handed = control->handed;
     m.fd[CTL_FD_OWN_MEMORY] = control->own_memory_fd;
     control_send(control, &m);
 }
@@ -99,7 +100,7 @@ int control_init(struct control *control, struct loop *loop, enum ctl_role role,
 {
     control->loop = loop;
     control->role = role;
-    control->stalled = false;
+    control->stalled = control->handed = false;
     control->own_memory_fd = own_memory_fd;
     control->sock = (struct loop_source){.fd = -1, .fn = on_request};
     control->listen = (struct loop_source){.fd = -1, .fn = on_connect};

@@ -18,7 +18,8 @@ struct control {
     char id[CTL_ID_MAX];
     uint8_t secret[CTL_SECRET_LEN];
     int own_memory_fd; /* handed to every controller; owned */
-    bool stalled;      /* told to a controller that adopts */
+    bool stalled;      /* told to a controller that adopts, and so is */
+    bool handed;       /* HANDED came */
     struct loop_source sock, listen, candidate;
     void *owner;
     /* A request came; the message is the caller's to close. */

@@ -79,6 +79,9 @@ void runner_on_request(struct control *control, struct ctl_message *m)
     case CTL_RESUME:
         resume(runner, m->request);
         break;
+    case CTL_HANDED:
+        control->handed = true;
+        break;
     default:
         if (runner->request) {
             runner->request(runner, m);

@@ -1,8 +1,10 @@
 """A controller's death stops no sandbox: the next one takes over what lives and removes what does not."""
 
+import contextlib
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 
@@ -167,6 +169,26 @@ def kill_9_in_the_middle_of_spawns_leaves_nothing_unknown(c):
         for client in clients:
             client.join()
         assert_consistent(c)
+
+
+def rows_ready(c):
+    with contextlib.closing(sqlite3.connect(c.state)) as db:
+        return db.execute('SELECT count(*) FROM sandboxes WHERE state = 2').fetchone()[0]
+
+
+@case()
+def a_sandbox_that_was_not_handed_out_is_undone(c):
+    """Its row says that it is ready; that its guest knows who it is, its VMM was never told."""
+    c.snapshot(words='identity=silent:2')
+    one = c.fork()[0]['id']
+    client = threading.Thread(target=quietly, args=(c.fork,))
+    client.start()
+    until(lambda: rows_ready(c) == 2, 'the second row is ready')
+    restart(c)
+    client.join()
+    assert c.ids() == [one]
+    assert '1 half-made' in c.read_log()
+    assert_consistent(c)
 
 
 @case()

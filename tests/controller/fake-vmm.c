@@ -7,7 +7,8 @@
  *
  *     boot=refused | panic | exit | silent     ready=fail     warm=fail     freeze=fail     load=fail
  *     spawn=fail:N | die:N       the Nth spawn of the template is refused, or its child dies unborn
- *     identity=fail:N | hangup:N the Nth child does not take its identity
+ *     identity=fail:N | hangup:N | silent:N
+ *                                the Nth child does not take its identity
  *     template=hang              SPAWN is not answered
  *     ping=hangup                the agent hangs up on a ping
  *     resume=stalls              a stalled sandbox that is told to run on stalls again
@@ -45,7 +46,7 @@ static struct {
     unsigned number; /* of this child, from 1 */
     char hostname[AGENT_HOSTNAME_MAX + 1];
     char entropy[17];
-    bool warm, stalled;
+    bool warm, stalled, handed;
     unsigned branches, streams; /* asked for, of this process */
     unsigned generation;        /* of a template: 0 was booted */
 } me = {.ctl = -1, .listen = -1, .vsock = -1, .console = -1};
@@ -284,6 +285,8 @@ static void identify(struct talk *t, const struct agent_identity *m)
 {
     if (me.number && me.number == word_number("identity=hangup:"))
         return;
+    while (me.number && me.number == word_number("identity=silent:"))
+        pause();
     bool bad = me.number && me.number == word_number("identity=fail:");
     text_copy(me.hostname, sizeof me.hostname, m->hostname);
     for (int i = 0; i < 8; i++)
@@ -394,6 +397,7 @@ static void adopt(void)
     reply.adopted.pid = (uint32_t)getpid();
     reply.adopted.role = (uint8_t)me.role;
     reply.adopted.stalled = me.stalled;
+    reply.adopted.handed = me.handed;
     reply.fd[CTL_FD_OWN_MEMORY] = own_memory();
     reply.fd[CTL_FD_PIDFD] = (int)syscall(SYS_pidfd_open, getpid(), 0);
     ctl_send(fd, &reply, NULL);
@@ -556,6 +560,8 @@ static void serve_request(void)
         stream(&m);
     else if (m.type == CTL_RESUME)
         resume(m.request);
+    else if (m.type == CTL_HANDED)
+        me.handed = true;
     else if (m.type == CTL_QUIT)
         exit(0);
     ctl_message_close(&m);

@@ -174,6 +174,38 @@ static void a_sandbox_outlives_its_controller_and_its_template(void **state)
     close(t.listen_fd);
 }
 
+static bool adopt_tells_handed(struct sandbox *s)
+{
+    struct ctl_message m;
+    s->ctl = fixture_connect(s->listen_fd, SOCK_SEQPACKET);
+    ctl_message_init(&m, CTL_ADOPT, 3);
+    memset(m.adopt.secret, 's', CTL_SECRET_LEN);
+    assert_int_equal(ctl_send(s->ctl, &m, NULL), 0);
+    kill(s->pid, SIGCONT);
+    fixture_expect(s->ctl, &m, CTL_ADOPTED);
+    ctl_message_close(&m);
+    return m.adopted.handed;
+}
+
+/* The last word of a controller that died and the first of the next, found together by a process that stood still. */
+static void a_sandbox_knows_whether_it_was_handed_out(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox s = sandbox_spawn(&t, "handed");
+    struct ctl_message m;
+    sandbox_go(&s);
+    sandbox_ping(&s);
+    close(s.ctl);
+    assert_false(adopt_tells_handed(&s));
+    kill(s.pid, SIGSTOP);
+    ctl_message_init(&m, CTL_HANDED, 0);
+    assert_int_equal(ctl_send(s.ctl, &m, NULL), 0);
+    close(s.ctl);
+    assert_true(adopt_tells_handed(&s));
+    sandbox_quit(&s);
+    template_quit(&t);
+}
+
 static void a_template_is_adopted_and_still_forks(void **state)
 {
     struct template t = template_load(&image);
@@ -273,6 +305,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_sandbox_knows_its_own_secret_and_no_other),
         cmocka_unit_test(a_child_whose_socket_closes_before_go_ends),
         cmocka_unit_test(a_sandbox_outlives_its_controller_and_its_template),
+        cmocka_unit_test(a_sandbox_knows_whether_it_was_handed_out),
         cmocka_unit_test(a_template_is_adopted_and_still_forks),
         cmocka_unit_test(a_kernel_that_is_none_is_named_and_nothing_stays),
         cmocka_unit_test(a_parent_ends_with_its_controller),
