@@ -203,6 +203,50 @@ def a_suspended_workspace_outlives_the_host(c):
     assert os.listdir(c.root) == ['py']
 
 
+def strike(c, pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+@case()
+def a_death_at_any_moment_of_a_branch_fails_that_branch_and_nothing_else(c):
+    """Of the new template, of the last one, of the source."""
+    one = source(c)
+    rng = random.Random(11)
+    last, failed = [], 0
+    for turn in range(18):
+        fill(c, one, turn + 1, '24m')
+        before, victim = set(c.processes()), ('new', 'last', 'source')[turn % 3]
+        box = c.get('/v1/sandboxes/' + one)[1]['pid']
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(c.post, f'/v1/sandboxes/{one}/branch', {'tag': f'b{turn}'})
+            time.sleep(rng.uniform(0, 0.03))  # a moment somewhere in the middle, whichever
+            strike(c, {'new': set(c.processes()) - before, 'last': last, 'source': [box]}[victim])
+            status, answer = asked.result()
+        failed += status != 201
+        assert status == 201 or answer['error'], (status, answer)
+        made = sorted(set(c.processes()) - before)
+        if victim == 'source':
+            until(lambda dead=one: dead not in c.ids(), 'its end is noticed')
+            one, last = c.fork()[0]['id'], []
+        elif status == 201 and victim == 'last':
+            check(c, c.fork(1, f'b{turn}')[0]['id'], turn + 1, '24m')
+        if victim != 'source':
+            check(c, one, turn + 1, '24m')
+            last = made[-1:] if status == 201 and made else last
+    assert failed, 'some were struck in the middle'
+    branch(c, one, 'sound')
+    until(lambda: all(info['status'] != 'writing' for info in c.get('/v1/snapshots')[1]), 'nothing is half made')
+    for box in c.ids():
+        c.delete('/v1/sandboxes/' + box)
+    for info in c.get('/v1/snapshots')[1]:
+        assert c.delete('/v1/snapshots/' + info['tag'])[0] == 204
+    c.assert_nothing_left()
+
+
 def assert_consistent(c):
     """What lives is what is listed, or what a listed sandbox still needs; everything listed works."""
     boxes = c.get('/v1/sandboxes')[1]

@@ -15,6 +15,7 @@ from product import api, ApiError, BUILD, case, controller, leftovers, run, Sand
 
 CGROUPS = pathlib.Path("/sys/fs/cgroup/forkd")
 MIB = 1 << 20
+FIXED_MIB = 3  # of a template: page tables, what the interpreter writes besides, the kernel's own
 
 
 class branched:
@@ -156,8 +157,8 @@ def ten_branches_are_not_charged_to_their_source():
             new, = {path.name for path in CGROUPS.glob("*/tm-*")} - known
             templates.add(new)
         held = [charged_mib(leaf(name)) for name in templates]
-        assert sum(held) > 10 * 38, f"ten branches of 40 MiB each hold {held}"
-        assert min(held) > 30 and max(held) < 90, held
+        print(f"ten branches that differ by 40 MiB hold {min(held):.1f} to {max(held):.1f} MiB each")
+        assert all(0.85 * 40 < one < 1.15 * 40 + FIXED_MIB for one in held), held
         assert charged_mib(leaf(source.id)) < 160
         assert source.value("x[4096]") == "10" and source.value("x[0]") == "10"
         for i in (0, 9):
@@ -166,6 +167,24 @@ def ten_branches_are_not_charged_to_their_source():
         for one in made:
             api("DELETE", f"/v1/snapshots/{one['tag']}")
     wait_for(lambda: leftovers() == before, f"nothing to be left: {leftovers()}")
+
+
+@case
+def a_workspace_goes_on_where_it_was():
+    made = api("POST", "/v1/workspaces", {"name": "dev", "snapshot_tag": "py"})
+    box = Sandbox(api("GET", f"/v1/sandboxes/{made['live_sandbox_id']}"))
+    box.value("globals().__setitem__('mine', [1])")
+    box.sh("echo unsynced > /root/file; sleep 1000 >/dev/null 2>&1 & echo $! > /run/sleeper")
+    for turn in range(2):
+        assert api("POST", "/v1/workspaces/dev/suspend", {})["status"] == "suspended"
+        assert box.id not in [one["id"] for one in api("GET", "/v1/sandboxes")]
+        back = api("POST", "/v1/workspaces/dev/resume", {})
+        box = Sandbox(api("GET", f"/v1/sandboxes/{back['live_sandbox_id']}"))
+        assert box.value("mine.append(1) or len(mine)") == str(turn + 2)
+        assert box.sh("cat /root/file; kill -0 $(cat /run/sleeper) && hostname").split() == ["unsynced", box.id]
+    fsck(box)
+    api("DELETE", "/v1/workspaces/dev")
+    assert [one["tag"] for one in api("GET", "/v1/snapshots")] == ["py"]
 
 
 @case
