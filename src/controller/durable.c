@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/lineage.h"
+#include "controller/metrics.h"
 #include "controller/refusal.h"
 #include "controller/snapshot_details.h"
 #include "controller/snapshot_root.h"
@@ -208,6 +209,16 @@ static int write_snapshot(struct controller *c, struct snapshot *s, struct snaps
     return rc;
 }
 
+static void count_write(int rc, bool wanted, const struct snapshot_meta *meta)
+{
+    if (rc == 0) {
+        metrics_observe(METRIC_WRITE, meta->write_ms * NS_PER_MS);
+        metrics_count(COUNT_BYTES_WRITTEN, meta->physical_bytes);
+    } else if (wanted) {
+        metrics_count(COUNT_WRITES_FAILED, 1);
+    }
+}
+
 static void settle(struct controller *c, struct snapshot *s, int rc, struct snapshot_meta *meta, const struct err *err)
 {
     pthread_mutex_lock(&c->fleet.lock);
@@ -227,6 +238,7 @@ static void settle(struct controller *c, struct snapshot *s, int rc, struct snap
     bool wanted = !is_unwanted(c, s);
     pthread_cond_broadcast(&c->fleet.changed);
     pthread_mutex_unlock(&c->fleet.lock);
+    count_write(rc, wanted, meta);
     if (rc == 0)
         log_info("snapshot %s is on the disk: %llu bytes in %llu ms%s%s", s->tag,
                  (unsigned long long)meta->physical_bytes, (unsigned long long)meta->write_ms,

@@ -6,11 +6,13 @@
  *     image     a forkd-store checks them and makes one image
  *     template  a fresh process maps it, on a seat of the snapshot's id
  *     commit    the row is ready, the snapshot READY, the monitor watches */
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/durable.h"
 #include "controller/leaf.h"
 #include "controller/lineage.h"
+#include "controller/metrics.h"
 #include "controller/monitor.h"
 #include "controller/refusal.h"
 #include "controller/snapshot_root.h"
@@ -170,8 +172,10 @@ int durable_load(struct controller *c, struct snapshot *s, struct err *err)
     pthread_mutex_unlock(&c->fleet.lock);
     int rc = 0;
     if (state == SNAPSHOT_STORED) {
+        uint64_t began = clock_monotonic_ns();
         rc = load(c, s, err);
         if (rc == 0) {
+            metrics_observe(METRIC_LOAD, clock_monotonic_ns() - began);
             monitor_watch_snapshot(c->monitor, s);
             log_info("snapshot %s was loaded: template %s, process %d", s->tag, s->template.id, (int)s->template.pid);
         } else if (rc != -REFUSED_MISSING) {

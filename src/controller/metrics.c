@@ -7,6 +7,7 @@
 #include "controller/routes.h"
 
 #include <string.h>
+#include <sys/statvfs.h>
 
 enum { BUCKETS_MAX = 16, STATUS_MAX = 600 };
 
@@ -32,6 +33,11 @@ static const struct family family_spawn = {"forkd_spawn_duration_seconds",
                                            bounds_spawn};
 static const struct family family_exec = {"forkd_exec_duration_seconds", "Commands and code run in guests.", NULL,
                                           bounds_work};
+static const struct family family_write = {"forkd_snapshot_write_duration_seconds", "Snapshots written to the disk.",
+                                           NULL, bounds_work};
+static const struct family family_load = {"forkd_snapshot_load_duration_seconds",
+                                          "Snapshots loaded from the disk, until they can be forked.", NULL,
+                                          bounds_work};
 static const struct family family_pause = {"forkd_branch_pause_seconds", "How long a branch's source stood still.",
                                            NULL, bounds_pause};
 static const struct family family_phase = {"forkd_branch_pause_phase_seconds", "The same, by what was done then.",
@@ -45,6 +51,8 @@ static const struct {
 } series[] = {
     [METRIC_SPAWN] = {&family_spawn, NULL},
     [METRIC_EXEC] = {&family_exec, NULL},
+    [METRIC_WRITE] = {&family_write, NULL},
+    [METRIC_LOAD] = {&family_load, NULL},
     [METRIC_PAUSE] = {&family_pause, NULL},
     [METRIC_PAUSE_PHASES + REST_KICK] = {&family_phase, "kick"},
     [METRIC_PAUSE_PHASES + REST_SAVE] = {&family_phase, "save"},
@@ -54,11 +62,19 @@ static const struct {
 };
 _Static_assert(sizeof series / sizeof *series == METRICS_END, "every metric is in a family");
 
+static const struct {
+    const char *name, *help;
+} counts[] = {
+    [COUNT_WRITES_FAILED] = {"forkd_snapshot_writes_failed_total", "Snapshots that could not be written to the disk."},
+    [COUNT_BYTES_WRITTEN] = {"forkd_snapshot_written_bytes_total", "What the written ones take there."},
+};
+_Static_assert(sizeof counts / sizeof *counts == COUNTS_END, "every count has a name");
+
 static const char *const orphan_names[] = {"dead", "half_made", "directory", "silent"};
 _Static_assert(sizeof orphan_names / sizeof *orphan_names == ORPHANS_END, "every kind of orphan has a name");
 
 static struct histogram observed[METRICS_END], requests[ROUTES_MAX + 1]; /* the last is for what has no route */
-static atomic_uint_fast64_t responses[STATUS_MAX], orphans[ORPHANS_END];
+static atomic_uint_fast64_t responses[STATUS_MAX], counted[COUNTS_END], orphans[ORPHANS_END];
 
 static void histogram_add(struct histogram *h, const uint32_t *bounds, uint64_t ns)
 {
@@ -72,6 +88,11 @@ static void histogram_add(struct histogram *h, const uint32_t *bounds, uint64_t 
 void metrics_observe(enum metric metric, uint64_t ns)
 {
     histogram_add(&observed[metric], series[metric].family->bounds, ns);
+}
+
+void metrics_count(enum count count, uint64_t by)
+{
+    atomic_fetch_add_explicit(&counted[count], by, memory_order_relaxed);
 }
 
 void metrics_request(const struct route *route, unsigned status, uint64_t ns)
@@ -148,6 +169,14 @@ static void print_requests(FILE *to)
     }
 }
 
+static void print_counts(FILE *to)
+{
+    for (int i = 0; i < COUNTS_END; i++) {
+        print_head(to, counts[i].name, "counter", counts[i].help);
+        fprintf(to, "%s %llu\n", counts[i].name, (unsigned long long)atomic_load(&counted[i]));
+    }
+}
+
 static void print_orphans(FILE *to)
 {
     print_head(to, "forkd_orphans_found_total", "counter", "What a controller before this one left, by what it was.");
@@ -166,6 +195,15 @@ static void print_process(FILE *to)
                     resident * (unsigned long long)sysconf(_SC_PAGESIZE));
 }
 
+/* What there is for more snapshots. */
+static void print_room(FILE *to, const struct controller *c)
+{
+    struct statvfs fs;
+    if (c->root >= 0 && fstatvfs(c->root, &fs) == 0)
+        print_gauge(to, "forkd_snapshot_root_free_bytes", "Room where snapshots are kept.",
+                    (uint64_t)fs.f_bavail * fs.f_frsize);
+}
+
 static void print_gauges(FILE *to, struct controller *c)
 {
     unsigned snapshots = 0, sandboxes = 0;
@@ -174,6 +212,7 @@ static void print_gauges(FILE *to, struct controller *c)
     print_gauge(to, "forkd_sandboxes_active", "Sandboxes that are listed.", sandboxes);
     print_gauge(to, "forkd_branches_in_flight", "Branches under way.", atomic_load(&c->branches_in_flight));
     print_gauge(to, "forkd_branch_concurrency_cap", "How many may be.", c->branch_concurrency);
+    print_room(to, c);
     print_head(to, "forkd_build_info", "gauge", "Always 1; the version is its label.");
     fprintf(to, "forkd_build_info{version=\"%s\"} 1\n", FORKD_VERSION);
 }
@@ -188,6 +227,7 @@ char *metrics_page(struct controller *c)
     print_gauges(to, c);
     print_observed(to);
     print_requests(to);
+    print_counts(to);
     print_orphans(to);
     print_process(to);
     if (fclose(to) != 0) {

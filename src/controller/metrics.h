@@ -19,14 +19,18 @@ struct route;
 enum metric {
     METRIC_SPAWN, /* one sandbox, from its seat to its guest's answer */
     METRIC_EXEC,  /* one command or one piece of code, in its guest */
+    METRIC_WRITE, /* one snapshot that got onto the disk */
+    METRIC_LOAD,  /* one snapshot from the disk to a template that lives */
     METRIC_PAUSE, /* one branch: how long the guest stood still; its phases follow, as enum rest_phase has them */
     METRIC_PAUSE_PHASES,
     METRICS_END = METRIC_PAUSE_PHASES + REST_PHASES,
 };
 
+enum count { COUNT_WRITES_FAILED, COUNT_BYTES_WRITTEN, COUNTS_END };
 enum orphan { ORPHAN_DEAD, ORPHAN_HALF_MADE, ORPHAN_DIRECTORY, ORPHAN_SILENT, ORPHANS_END };
 
 void metrics_observe(enum metric metric, uint64_t ns);
+void metrics_count(enum count count, uint64_t by);
 /* One request answered; `route` is NULL where the path leads nowhere. */
 void metrics_request(const struct route *route, unsigned status, uint64_t ns);
 /* What was found that belonged to no living controller. */

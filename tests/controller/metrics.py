@@ -4,7 +4,7 @@ import os
 import re
 import signal
 
-from harness import KERNEL, Skip, case, main
+from harness import KERNEL, Skip, case, main, until
 
 LINE = re.compile(r'([a-z_]+)(?:\{(.*)\})? (\S+)')
 
@@ -97,6 +97,28 @@ def the_pause_of_a_branch_is_told_by_phase(c):
         sums += total
     count, total = assert_histogram_is_sound(found, 'forkd_branch_pause_seconds')
     assert count == 1 and 0 < total and abs(total - sums) < 1e-6
+
+
+@case(env={'FORKD_SNAPSHOT_WRITER': 'direct'})
+def what_is_written_and_what_cannot_be_is_counted(c):
+    if not KERNEL:
+        raise Skip('a VMM that is none has no memory to write')
+    c.snapshot()
+    until(lambda: assert_histogram_is_sound(scrape(c)[0], 'forkd_snapshot_write_duration_seconds')[0] == 1, 'it is written')
+    found, types = scrape(c)
+    assert found['forkd_snapshot_written_bytes_total', None] > 0
+    assert found['forkd_snapshot_writes_failed_total', None] == 0
+    assert types['forkd_snapshot_written_bytes_total'] == 'counter'
+    assert found['forkd_snapshot_root_free_bytes', None] > 0
+    c.fork()
+    c.stop(signal.SIGKILL)
+    for pid in c.processes():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not c.processes(), 'all that was in memory is gone')
+    c.start()
+    assert assert_histogram_is_sound(scrape(c)[0], 'forkd_snapshot_load_duration_seconds')[0] == 0
+    c.fork()
+    assert assert_histogram_is_sound(scrape(c)[0], 'forkd_snapshot_load_duration_seconds')[0] == 1
 
 
 @case()
