@@ -2,6 +2,7 @@
 #include "cli/branch.h"
 
 #include "cli/cli.h"
+#include "cli/making.h"
 #include "cli/progress.h"
 #include "cli/sandbox.h"
 
@@ -23,28 +24,28 @@ static json_t *body_make(const struct branch_wish *wish)
     return body;
 }
 
-static int post(struct client *client, const char *path, json_t *body, const char *what, json_t **answer,
-                struct err *err)
+static int branch_post(const struct args *args, struct client *client, const struct branch_wish *wish,
+                       json_t **snapshot, struct err *err)
 {
-    struct progress *progress = progress_begin(what);
-    int rc = client_call(client, "POST", path, body, answer, err);
-    progress_end(progress, rc < 0 ? "failed" : NULL);
-    return rc;
-}
-
-static int branch_post(struct client *client, const struct branch_wish *wish, json_t **snapshot, struct err *err)
-{
+    struct making making = {.source = wish->sandbox};
     char path[256], what[128];
     snprintf(path, sizeof path, "/v1/sandboxes/%.200s/branch", wish->sandbox);
     snprintf(what, sizeof what, "branching %.64s", wish->sandbox);
-    return post(client, path, body_make(wish), what, snapshot, err);
+    making_begin(&making, args, what);
+    int rc = client_call(client, "POST", path, body_make(wish), snapshot, err);
+    making_end(&making, rc < 0 ? "failed" : NULL);
+    return rc;
 }
 
 static int children_post(struct client *client, const char *tag, unsigned n, json_t **list, struct err *err)
 {
     char what[128];
     snprintf(what, sizeof what, "forking %u from %s", n, tag);
-    return post(client, "/v1/sandboxes", json_pack("{s:s, s:i}", "snapshot_tag", tag, "n", (int)n), what, list, err);
+    struct progress *progress = progress_begin(what);
+    json_t *body = json_pack("{s:s, s:i}", "snapshot_tag", tag, "n", (int)n);
+    int rc = client_call(client, "POST", "/v1/sandboxes", body, list, err);
+    progress_end(progress, rc < 0 ? "failed" : NULL);
+    return rc;
 }
 
 static double us_to_ms(const json_t *number)
@@ -74,7 +75,7 @@ int branch_make(const struct args *args, const struct branch_wish *wish)
     json_t *snapshot = NULL, *children = NULL;
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    int rc = branch_post(client, wish, &snapshot, &err);
+    int rc = branch_post(args, client, wish, &snapshot, &err);
     int failed = rc;
     if (rc == 0 && wish->children)
         failed = children_post(client, json_text(snapshot, "tag"), wish->children, &children, &err);

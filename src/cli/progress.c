@@ -12,7 +12,9 @@
 enum { QUIET_MS = 1000, TICK_MS = 200 };
 
 struct progress {
-    char what[160];
+    char what[160], now[80];
+    void (*ask)(void *owner, char *now, size_t cap);
+    void *owner;
     uint64_t began_ns;
     bool terminal, ended, shown, has_thread;
     pthread_t thread;
@@ -30,7 +32,8 @@ static void show(struct progress *p)
     static const char spinner[] = "|/-\\";
     static unsigned turn;
     if (p->terminal)
-        fprintf(stderr, "\r\033[K%c %s: %.0f s", spinner[turn++ % 4], p->what, seconds(p));
+        fprintf(stderr, "\r\033[K%c %s: %s%s%.0f s", spinner[turn++ % 4], p->what, p->now, *p->now ? ", " : "",
+                seconds(p));
     else if (!p->shown)
         fprintf(stderr, "%s ...\n", p->what);
     p->shown = true;
@@ -47,8 +50,14 @@ static void *progress_main(void *arg)
         until.tv_nsec += (long)wait_ms * 1000000;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
-        if (pthread_cond_timedwait(&p->end, &p->lock, &until) != 0 && !p->ended)
-            show(p);
+        if (pthread_cond_timedwait(&p->end, &p->lock, &until) != 0 && !p->ended) {
+            pthread_mutex_unlock(&p->lock);
+            if (p->ask && p->terminal)
+                p->ask(p->owner, p->now, sizeof p->now);
+            pthread_mutex_lock(&p->lock);
+            if (!p->ended)
+                show(p);
+        }
         wait_ms = TICK_MS;
     }
     pthread_mutex_unlock(&p->lock);
@@ -57,9 +66,16 @@ static void *progress_main(void *arg)
 
 struct progress *progress_begin(const char *what)
 {
+    return progress_begin_asking(what, NULL, NULL);
+}
+
+struct progress *progress_begin_asking(const char *what, void (*ask)(void *owner, char *now, size_t cap), void *owner)
+{
     struct progress *p = calloc(1, sizeof *p);
     if (!p)
         return NULL;
+    p->ask = ask;
+    p->owner = owner;
     snprintf(p->what, sizeof p->what, "%s", what);
     p->began_ns = clock_monotonic_ns();
     p->terminal = isatty(STDERR_FILENO);

@@ -5,10 +5,15 @@
 #ifndef FORKD_CLI_PROGRESS_H
 #define FORKD_CLI_PROGRESS_H
 
+#include <stddef.h>
+
 struct progress;
 
 /* `what` is copied: "booting the parent". */
 struct progress *progress_begin(const char *what);
+/* The same; on a terminal `ask` is called now and then, in the progress's own thread, for what is going on now, which
+ * is shown besides. It writes a few words, or leaves `now` as it is. */
+struct progress *progress_begin_asking(const char *what, void (*ask)(void *owner, char *now, size_t cap), void *owner);
 /* Ends it; `how` (may be NULL) is added: "booting the parent: 3.2 s, HOW". NULL is fine. */
 void progress_end(struct progress *progress, const char *how);
 

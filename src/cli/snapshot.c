@@ -1,7 +1,7 @@
 /* snapshot.c: forkd snapshot. */
 #include "cli/branch.h"
 #include "cli/cli.h"
-#include "cli/progress.h"
+#include "cli/making.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,9 +48,10 @@ static int create(const struct args *args, json_t *body, const char *tag)
         return verb_fail(&err);
     }
     snprintf(what, sizeof what, "making snapshot %s", tag);
-    struct progress *progress = progress_begin(what);
+    struct making making = {.tag = tag};
+    making_begin(&making, args, what);
     int rc = client_call(client, "POST", "/v1/snapshots", body, &answer, &err);
-    progress_end(progress, rc < 0 ? "failed" : NULL);
+    making_end(&making, rc < 0 ? "failed" : NULL);
     if (rc < 0) {
         verb_fail(&err);
         if (client_detail(client))

@@ -175,6 +175,7 @@ static int write_exported(struct controller *c, struct snapshot *s, const struct
                                       .dir = dir,
                                       .origin = origin,
                                       .awaited = s->durable.awaited,
+                                      .written = &s->durable.written,
                                       .engine = c->engine,
                                       .bytes_per_second = (uint64_t)c->write_mib_per_second << 20};
     int rc = run_store(c, s, &order, meta, err);

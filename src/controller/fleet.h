@@ -63,6 +63,7 @@ struct durable {
     struct rest_diff diff;      /* no logical bytes: it is no diff, and was not measured */
     struct snapshot *parent;    /* of a branch that is WRITING: what its source was spawned from; a reference */
     const struct vmm *store;    /* that writes it; NULL: none is at work */
+    atomic_ullong written;      /* bytes of pages and blocks so far, while one is */
     bool measure, awaited;
     bool has_row;            /* the registry knows its template */
     pthread_mutex_t loading; /* held by the one thread that loads it */

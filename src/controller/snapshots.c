@@ -550,6 +550,8 @@ json_t *snapshot_json(struct controller *c, struct snapshot *s, bool memory)
                                       .bootable = is_bootable(c, s)};
     pthread_mutex_unlock(&c->fleet.lock);
     json_t *object = rest_json_snapshot(&info);
+    if (object && info.bootable && !strcmp(info.status, "writing"))
+        json_object_set_new(object, "written_bytes", json_integer((json_int_t)s->durable.written));
     if (object && memory)
         snapshot_memory(c, s, object);
     return object;

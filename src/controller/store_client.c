@@ -40,7 +40,8 @@ int store_start(const char *program, struct vmm *store, struct err *err)
 }
 
 /* The answer; what else it says shows that it lives. */
-static int await(struct vmm *store, enum ctl_type wanted, unsigned silent_secs, struct ctl_message *m, struct err *err)
+static int await(struct vmm *store, enum ctl_type wanted, unsigned silent_secs, atomic_ullong *written,
+                 struct ctl_message *m, struct err *err)
 {
     for (;;) {
         int rc = ctl_recv_until(store->ctl, m, clock_monotonic_ns() + silent_secs * NS_PER_SEC, err);
@@ -50,6 +51,8 @@ static int await(struct vmm *store, enum ctl_type wanted, unsigned silent_secs, 
             return rc;
         if (m->type == wanted)
             return 0;
+        if (m->type == CTL_SAVING && written)
+            *written = m->saving.bytes;
         rc = m->type == CTL_FAILED   ? err_say(err, (int)m->failed.code, "%.*s", CTL_TEXT_MAX - 1, m->failed.text)
              : m->type == CTL_SAVING ? 0
                                      : err_say(err, EPROTO, "forkd-store answers %s", ctl_type_name(m->type));
@@ -67,6 +70,8 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
     int rc = snapshot_meta_encode(meta, m.save.meta, sizeof m.save.meta, err);
     if (rc < 0)
         return rc;
+    if (order->written)
+        *order->written = 0;
     m.save.ram = e->export.ram;
     m.save.state_bytes = e->export.state_bytes;
     m.save.birth_layers = e->export.birth_layers;
@@ -85,7 +90,7 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
     memcpy(m.extra, e->extra, e->extra_count * sizeof *m.extra);
     rc = ctl_send(store->ctl, &m, err);
     if (rc == 0)
-        rc = await(store, CTL_SAVED, SAVE_SILENT_SECS, &reply, err);
+        rc = await(store, CTL_SAVED, SAVE_SILENT_SECS, order->written, &reply, err);
     if (rc < 0)
         return rc;
     rc = snapshot_meta_decode(meta, reply.saved.meta, strlen(reply.saved.meta), err);
@@ -105,5 +110,5 @@ int store_restore(struct vmm *store, const int *dirs, unsigned count, int base, 
     m.extra_count = count;
     m.fd[CTL_FD_BASE] = base;
     int rc = ctl_send(store->ctl, &m, err);
-    return rc < 0 ? rc : await(store, CTL_IMAGE, RESTORE_SECS, image, err);
+    return rc < 0 ? rc : await(store, CTL_IMAGE, RESTORE_SECS, NULL, image, err);
 }

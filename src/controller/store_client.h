@@ -8,6 +8,8 @@
 #include "controller/vmm_client.h"
 #include "proto/snapshot_meta.h"
 
+#include <stdatomic.h>
+
 /* As writer.h numbers them; NONE: snapshots live in memory alone. */
 enum store_engine { STORE_DIRECT, STORE_FALLOCATE, STORE_BUFFERED, STORE_NONE };
 
@@ -24,6 +26,7 @@ struct store_order {
     bool awaited;
     enum store_engine engine;
     uint64_t bytes_per_second; /* 0: as fast as it goes */
+    atomic_ullong *written;    /* kept up to date: bytes of pages and blocks; NULL: nobody asks */
 };
 
 /* Starts a store; `store` ends with vmm_destroy(). */

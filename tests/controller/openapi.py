@@ -16,8 +16,8 @@ TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool,
 ELSEWHERE = {('SandboxInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              **dict.fromkeys([(schema, field) for schema in ('SnapshotInfo', 'SnapshotInfoDetail')
-                              for field in ('diff_ms', 'diff_physical_bytes', 'diff_logical_bytes', 'content_hash',
-                                            'parent_content_hash')], 'needs snapshots on a disk: tests/kvm/durable.py')}
+                              for field in ('written_bytes', 'diff_ms', 'diff_physical_bytes', 'diff_logical_bytes',
+                                            'content_hash', 'parent_content_hash')], 'needs snapshots on a disk: tests/kvm/durable.py')}
 # Likewise a status: snapshots of this walk's processes cannot be written. tests/kvm/durable.py does it.
 NOT_HERE = {('compactSnapshot', 200), ('compactSnapshot', 500)}
 

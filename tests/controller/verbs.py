@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""forkd top, where and bench, against a VMM that is none."""
+"""forkd top, where and bench, against a VMM that is none, and progress, against a controller that is none."""
 
+import http.server
 import json
 import os
 import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -27,6 +30,13 @@ def forkd(c, *args, status=0, **env):
                          check=False)
     assert run.returncode == status, (args, run.returncode, run.stdout, run.stderr)
     return run.stdout
+
+
+def read_until(terminal, pattern):
+    said, end = '', time.monotonic() + DEADLINE
+    while not re.search(pattern, said):
+        assert select.select([terminal], [], [], max(0, end - time.monotonic()))[0], (pattern, said)
+        said += os.read(terminal, 65536).decode(errors='replace')
 
 
 @case()
@@ -71,19 +81,86 @@ def top_on_a_terminal_shows_a_screen_of_its_own_until_q(c):
             os.execve(FORKD, [FORKD, 'top', '--interval', '1'], env)
         finally:
             os._exit(127)
-    said, end = '', time.monotonic() + DEADLINE
-
-    def wait(pattern):
-        nonlocal said
-        while not re.search(pattern, said):
-            assert select.select([terminal], [], [], max(0, end - time.monotonic()))[0], (pattern, said)
-            said += os.read(terminal, 65536).decode(errors='replace')
-    wait(r'\x1b\[\?1049h')
-    wait(one)
+    read_until(terminal, r'\x1b\[\?1049h[^$]*' + one)
     os.write(terminal, b'q')
-    wait(r'\x1b\[\?1049l')
+    read_until(terminal, r'\x1b\[\?1049l')
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+class Scripted(http.server.ThreadingHTTPServer):
+    """A controller whose requests to make something are answered when `done` is set, and which tells `listed` meanwhile."""
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path):
+        self.done, self.listed = threading.Event(), []
+        super().__init__(path, Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def server_bind(self):
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = 'scripted', 0
+
+    def get_request(self):
+        return self.socket.accept()[0], ('client', 0)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, value):
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer(self.server.listed)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get('Content-Length', 0)))
+        self.server.done.wait(DEADLINE)
+        self.answer({'tag': 'py', 'branched_from': 'sb-x', 'pause_us': {'total': 1000}, 'ready_ms': 1})
+
+    def log_message(self, *_):
+        pass
+
+
+def progress_is_shown(c, args, listed, then):
+    """What a terminal shows of a request that takes long, before and after the controller tells that it writes."""
+    path = os.path.join(c.dir, 'scripted')
+    server = Scripted(path)
+    env = environment(c, FORKD_URL='unix:' + path)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        try:
+            os.execve(FORKD, [FORKD, *args], env)
+        finally:
+            os._exit(127)
+    try:
+        read_until(terminal, listed)
+        server.listed = [{'tag': 'py', 'branched_from': 'sb-x', 'status': 'writing', 'bootable': True,
+                          'written_bytes': 7 << 20}]
+        read_until(terminal, then)
+        server.done.set()
+        read_until(terminal, 'snapshot py is')
+    finally:
+        server.done.set()
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        server.shutdown()
+        server.server_close()
+
+
+@case(start=False)
+def a_snapshot_that_is_made_tells_how_far_it_is(c):
+    progress_is_shown(c, ['snapshot', '--tag', 'py', '--kernel', '/k'], 'making snapshot py: booting, [0-9]+ s',
+                      'making snapshot py: writing, 7 MiB, [0-9]+ s')
+
+
+@case(start=False)
+def a_branch_that_is_made_tells_how_far_it_is(c):
+    progress_is_shown(c, ['branch', 'sb-x'], 'branching sb-x: reading its memory, [0-9]+ s',
+                      'branching sb-x: writing, 7 MiB, [0-9]+ s')
 
 
 @case()

@@ -147,11 +147,13 @@ def what_was_not_written_is_by_the_next_controller(c):
         c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'slow', 'wait': False})
         assert snapshots(c)['slow']['status'] == 'writing'
         until(lambda: writers(c), 'a writer is at work')
+        until(lambda: any(s.get('written_bytes') for s in snapshots(c).values()), 'how far it is is told')
         c.stop(signal.SIGKILL)
         assert isinstance(call.exception(), Exception)
     c.flags = []
     c.start()
     until(lambda: {s['status'] for s in snapshots(c).values()} == {'ready'}, 'all is written')
+    assert not any('written_bytes' in s for s in snapshots(c).values())
     assert sorted(os.listdir(c.root)) == ['py', 'slow']
     check(c, c.fork(1, 'slow')[0]['id'], 1, '32m')
 
