@@ -66,7 +66,7 @@ def run_with_controller(program):
 
     if not os.access('/dev/kvm', os.R_OK | os.W_OK):
         skip('/dev/kvm cannot be opened')
-    controller = harness.Controller()
+    controller = harness.Controller(env={'FORKD_SNAPSHOT_WRITER': 'direct'})
     try:
         code = run_program(program, {'FORKD_URL': 'unix:' + controller.socket})
         left = [*controller.ids(), *(one['tag'] for one in controller.get('/v1/snapshots')[1])]

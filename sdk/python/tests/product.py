@@ -172,6 +172,26 @@ def a_branch_has_what_its_source_had_at_that_moment(c):
         raised(forkd.NotFound, client.branch_sandbox, source['id'])
 
 
+@case(env={'FORKD_SNAPSHOT_WRITER': 'direct'})
+def a_diff_names_its_parent_and_can_be_made_whole(c):
+    prepare(c)
+    for client in clients(c):
+        with client.spawned('bare') as (source,):
+            client.exec_command(source['id'], ['mem', 'write', '0x1800000', '0x7'])
+            client.branch_sandbox(source['id'], 'point', diff=True)
+        told = client.snapshot_info('point')
+        assert fits(told, answers.SnapshotInfoDetail) and told['parent_tag'] == 'bare', told
+        assert told['ancestors'] == ['bare'] and client.snapshot_info('bare')['dependents'] == ['point'], told
+        whole = client.compact_snapshot('point', 'whole')
+        assert whole['tag'] == 'whole' and whole['branched_from'] == 'compact:point', whole
+        with client.spawned('whole') as (box,):
+            assert client.exec_command(box['id'], ['mem', 'read', '0x1800000'])['stdout'] == '0x7\n'
+        assert 'point' in raised(forkd.Conflict, client.delete_snapshot, 'bare').reason
+        for tag in ('point', 'whole'):
+            client.delete_snapshot(tag)
+        raised(forkd.NotFound, client.snapshot_info, 'point')
+
+
 @case()
 def a_workspace_is_put_away_and_taken_up_again(c):
     prepare(c)

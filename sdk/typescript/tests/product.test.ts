@@ -113,6 +113,19 @@ test("a branch has what its source had at that moment", () =>
     await rejected(forkd.NotFound, controller.deleteSnapshot(tag));
   }));
 
+test("a diff names its parent and can be made whole", async () => {
+  await Sandbox.with(bare, async (source) => {
+    await source.exec(["mem", "write", "0x1800000", "0x7"]);
+    await source.branch({ tag: "point", diff: true });
+  });
+  assert.deepEqual((await controller.snapshotInfo("point")).ancestors, ["py"]);
+  assert.equal((await controller.compactSnapshot("point", "whole")).branched_from, "compact:point");
+  const said = await Sandbox.with({ snapshotTag: "whole" }, (box) => box.exec(["mem", "read", "0x1800000"]));
+  assert.equal(said.stdout, "0x7\n");
+  await rejected(forkd.Conflict, controller.deleteSnapshot("py"));
+  await Promise.all(["point", "whole"].map((tag) => controller.deleteSnapshot(tag)));
+});
+
 test("a workspace is put away and taken up again", async () => {
   const made = await controller.createWorkspace({ name: "desk", ...bare });
   assert.deepEqual(await controller.listWorkspaces(), [await controller.getWorkspace("desk")]);
