@@ -1,12 +1,14 @@
-/* fuzz_snapshot.c: whatever lies in a snapshot's directory, its description and its maps are refused or keep their
- * invariants.
+/* fuzz_snapshot.c: whatever lies in a snapshot's directory, its description, its maps and its state file are refused or
+ * keep their invariants.
  *
- * The first byte chooses which of the two the rest is, and whether its checksums are made right before it is read:
+ * The first byte chooses which of them the rest is, and whether its checksums are made right before it is read:
  * without that nothing but checksums would be tested. */
 #include "base/crc.h"
 #include "proto/snapshot_meta.h"
 #include "snap/block_map.h"
+#include "snap/state_file.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { MAP_BLOCKS = 3000, MAP_HEADER = 64, MAP_RECORD = 80 };
+enum { STATE_HEADER = 64, STATE_ENTRY = 40, STATE_BODY = STATE_HEADER + STATE_ENTRY * STATE_SECTIONS_MAX };
 
 static void require(bool what)
 {
@@ -92,11 +95,65 @@ static void map_with_sums(const uint8_t *data, size_t size)
     map_check(bytes, len);
 }
 
+/* Sections lie in the file, one after the other, and each can be found. */
+static void state_check(const uint8_t *data, size_t size)
+{
+    struct state_reader r;
+    struct err err = {0};
+    if (state_reader_init(&r, data, size, &err) < 0) {
+        require(err.text[0]);
+        return;
+    }
+    uint64_t at = STATE_BODY;
+    for (unsigned i = 0; i < r.count; i++) {
+        const struct state_entry *e = &r.entry[i];
+        struct unpack u;
+        require(e->offset == at && e->length <= size - at);
+        at += e->length;
+        int rc = state_reader_section(&r, (enum state_section)e->type, e->instance, e->version, &u, &err);
+        require(rc == 0 || rc == -EINVAL); /* or an earlier one of that name has another version */
+    }
+}
+
+/* The table and the sections as the input has them, behind a header that fits. */
+static void state_with_sums(const uint8_t *data, size_t size)
+{
+    static uint8_t bytes[1 << 14];
+    size_t table = STATE_BODY - STATE_HEADER,
+           len = size < sizeof bytes - STATE_HEADER - 8 ? size : sizeof bytes - STATE_HEADER - 8;
+    memset(bytes, 0, sizeof bytes);
+    memcpy(bytes + STATE_HEADER, data, len);
+    size_t total = STATE_HEADER + (len > table ? len : table) + 8;
+    memcpy(bytes + total - 8, "FORKDEND", 8);
+    uint32_t count = size ? data[size - 1] % 6 : 0;
+    uint64_t at = STATE_BODY;
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *entry = bytes + STATE_HEADER + (size_t)i * STATE_ENTRY;
+        uint64_t length = entry[24] | (uint64_t)entry[25] << 8;
+        memset(entry + 26, 0, 6);
+        memcpy(entry + 16, &at, 8);
+        uint32_t crc = at + length <= total - 8 ? crc32c(0, bytes + at, length) : 0;
+        memcpy(entry + 32, &crc, 4);
+        at += length;
+    }
+    struct pack header = pack_into(bytes, STATE_HEADER);
+    pack_bytes(&header, "FORKDVMS", 8);
+    pack_u32(&header, 1);
+    pack_u32(&header, 0x3e);
+    pack_u32(&header, count);
+    pack_u32(&header, 0);
+    pack_u64(&header, total);
+    pack_u32(&header, crc32c(0, bytes + STATE_HEADER, table));
+    header.len = STATE_HEADER - 4;
+    pack_u32(&header, crc32c(0, bytes, STATE_HEADER - 4));
+    state_check(bytes, total);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!size)
         return 0;
-    switch (data[0] & 3) {
+    switch (data[0] % 6) {
     case 0:
         meta_check((const char *)data + 1, size - 1);
         break;
@@ -106,8 +163,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 2:
         map_check(data + 1, size - 1);
         break;
-    default:
+    case 3:
         map_with_sums(data + 1, size - 1);
+        break;
+    case 4:
+        state_check(data + 1, size - 1);
+        break;
+    default:
+        state_with_sums(data + 1, size - 1);
     }
     return 0;
 }

@@ -83,6 +83,7 @@ void shop_begin_save(struct template *t, const struct order *order, struct save_
     m.save.ram = (uint64_t)(uintptr_t)t->ram;
     m.save.state_bytes = save->export.state_bytes;
     m.save.birth_layers = t->birth_layers;
+    m.save.awaited = order->awaited;
     m.save.engine = (uint8_t)order->engine;
     m.save.bytes_per_second = order->bytes_per_second;
     m.fd[CTL_FD_DIR] = dir;

@@ -17,6 +17,7 @@ struct order {
     const char *tag;    /* a directory in it, made where it is not there */
     const char *origin; /* the tag of what the template was branched from, or NULL */
     enum writer_engine engine;
+    bool awaited;        /* not the last to get a CPU */
     const char *without; /* FORKD_STORE_WITHOUT, or NULL */
     uint64_t bytes_per_second;
     int own_memory; /* instead of the test's own; 0: that */
