@@ -12,7 +12,11 @@ static void line(const char *what, const char *text)
 
 static void size_line(const json_t *info, const char *what, const char *field)
 {
-    printf("%-14s %.1f MiB\n", what, (double)json_integer_value(json_object_get(info, field)) / (1 << 20));
+    long long bytes = json_integer_value(json_object_get(info, field));
+    if (bytes < 1 << 20)
+        printf("%-14s %lld KiB\n", what, (bytes + 1023) >> 10);
+    else
+        printf("%-14s %.1f MiB\n", what, (double)bytes / (1 << 20));
 }
 
 static void list_line(const char *what, const json_t *tags)

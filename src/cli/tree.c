@@ -15,6 +15,8 @@
 
 enum { PREFIX_MAX = 512 };
 
+#define COMPACT "compact:" /* what a compacted snapshot is a branch of, before the tag */
+
 static const char *const headings[] = {"SNAPSHOT / SANDBOX", "STATE", ">OWN MiB", ">PAUSED ms", ">AGE", NULL};
 
 struct node {
@@ -81,7 +83,9 @@ static void origin_text(const struct forest *f, const struct node *n, char *text
     const json_t *one = n->one;
     const char *source = json_text(one, "branched_from"), *tag = json_text(one, "snapshot_tag");
     *text = 0;
-    if (*source && !find(f->sandboxes, "id", source))
+    if (!strncmp(source, COMPACT, sizeof COMPACT - 1))
+        snprintf(text, cap, " (the whole of %s)", source + sizeof COMPACT - 1);
+    else if (*source && !find(f->sandboxes, "id", source))
         snprintf(text, cap, " (of %s, which is gone)", source);
     else if (*tag && !n->above)
         snprintf(text, cap, " (of a deleted snapshot %s)", tag);
