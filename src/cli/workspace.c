@@ -68,8 +68,9 @@ static int ask(const struct args *args, const char *method, const char *path, js
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);
-    if (args->json && answer)
-        return verb_json(answer);
+    /* Only the answer to a deletion is empty. */
+    if (args->json)
+        return verb_json(answer ? answer : json_pack("{s:s}", "deleted", args->rest[1]));
     if (json_is_array(answer))
         workspaces_print(answer);
     else if (answer)

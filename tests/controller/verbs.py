@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """forkd top, where and bench, against a VMM that is none, and progress, against a controller that is none."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -37,6 +38,16 @@ def read_until(terminal, pattern):
     while not re.search(pattern, said):
         assert select.select([terminal], [], [], max(0, end - time.monotonic()))[0], (pattern, said)
         said += os.read(terminal, 65536).decode(errors='replace')
+
+
+def end_of(pid, terminal):
+    """The exit status, once it ended by itself: a terminal that is closed before would end it with SIGHUP."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+    return status
 
 
 @case()
@@ -84,8 +95,7 @@ def top_on_a_terminal_shows_a_screen_of_its_own_until_q(c):
     read_until(terminal, r'\x1b\[\?1049h[^$]*' + one)
     os.write(terminal, b'q')
     read_until(terminal, r'\x1b\[\?1049l')
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert end_of(pid, terminal) == 0
 
 
 class Scripted(http.server.ThreadingHTTPServer):
@@ -145,10 +155,10 @@ def progress_is_shown(c, args, listed, then):
         read_until(terminal, 'snapshot py is')
     finally:
         server.done.set()
-        os.close(terminal)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        status = end_of(pid, terminal)
         server.shutdown()
         server.server_close()
+    assert status == 0
 
 
 @case(start=False)
@@ -197,6 +207,37 @@ def bench_says_what_went_wrong_and_leaves_nothing(c):
     c.snapshot('bad', 'identity=fail:2')
     forkd(c, 'bench', '--tag', 'bad', '-n', '3', status=1)
     assert c.ids() == []
+
+
+@case()
+def every_verb_that_answers_answers_in_json(c):
+    """One value a line; what a verb says to people is not among it."""
+    c.snapshot()
+    one, two = (box['id'] for box in c.fork(2))
+    for args in (['ls'], ['tree'], ['images'], ['top', '--once', '--interval', '1'], ['where'], ['version'],
+                 ['ping', one], ['ping', one, two], ['exec', one, 'echo', 'a'], ['eval', one, '1+1'],
+                 ['spawn', '--tag', 'py'], ['fork', '--tag', 'py', '-n', '2'], ['branch', one, '--tag', 'b'],
+                 ['branch', one, '--tag', 'b2', '-n', '2'], ['names', 'tags'], ['names', 'sandboxes'], ['names', 'images'],
+                 ['bench', '--tag', 'py', '-n', '1'], ['workspace', 'create', 'w', '--tag', 'py'], ['workspace', 'list'],
+                 ['workspace', 'delete', 'w'], ['kill', two], ['kill', '--tag', 'py'], ['kill', '--all'],
+                 ['rmi', 'b', 'b2'], ['snapshot', '--tag', 'new', '--kernel', c.kernel()]):
+        lines = forkd(c, args[0], '--json', *args[1:]).splitlines()
+        assert len(lines) == (2 if args[:1] == ['ping'] and len(args) == 3 else 1), (args, lines)
+        for line in lines:
+            json.loads(line)
+
+
+@case()
+def what_the_controller_refuses_is_1_with_a_sentence_and_no_output(c):
+    for args in (['ping', 'sb-none'], ['exec', 'sb-none', 'true'], ['eval', 'sb-none', '1'], ['kill', 'sb-none'],
+                 ['resume', 'sb-none'], ['branch', 'sb-none'], ['spawn', '--tag', 'none'], ['rmi', 'none'],
+                 ['snapshot', '--tag', 'x', '--kernel', '/none'], ['bench', '--tag', 'none'],
+                 ['workspace', 'suspend', 'none'], ['workspace', 'delete', 'none'],
+                 ['snapshot-compact', '--from', 'none', '--to', 'x'], ['cp', 'sb-none:/a', c.dir + '/a']):
+        run = subprocess.run([FORKD, *args], env=environment(c), capture_output=True, text=True, timeout=DEADLINE,
+                             check=False)
+        assert run.returncode == 1 and 'forkd: HTTP 4' in run.stderr, (args, run)
+        assert run.stdout == '', (args, run)
 
 
 @case(start=False)
