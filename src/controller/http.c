@@ -28,6 +28,7 @@ struct http {
     struct http_config config;
     struct MHD_Daemon *daemon;
     struct connections connections;
+    atomic_bool draining;
     pthread_mutex_t lock;
     pthread_cond_t idle;
     unsigned working;
@@ -46,6 +47,7 @@ struct request {
     struct auth_who who;
     const struct route *route;
     const char *param;
+    bool late; /* it came while the controller was ending */
     bool judged, refused, accounted, counted;
     char *user_agent; /* or NULL */
     char allowed[64]; /* of a 405 */
@@ -109,6 +111,13 @@ static void judge_right(struct request *rq)
     refuse(rq, 403, text);
 }
 
+/* What is begun now would keep this controller from its end. */
+static void judge_time(struct request *rq)
+{
+    if (rq->late && rq->route->pace != ROUTE_QUICK)
+        refuse(rq, 503, "the controller is ending");
+}
+
 static void judge_body(struct request *rq)
 {
     const char *encoding = header(rq, MHD_HTTP_HEADER_CONTENT_ENCODING);
@@ -121,7 +130,7 @@ static void judge_body(struct request *rq)
     }
 }
 
-/* In this order: who asks, what is asked for and by whom it may be, what comes with it. */
+/* In this order: who asks, what is asked for, by whom and when it may be, what comes with it. */
 static void judge(struct request *rq)
 {
     struct err err;
@@ -131,6 +140,7 @@ static void judge(struct request *rq)
     const char *agent = header(rq, MHD_HTTP_HEADER_USER_AGENT);
     rq->user_agent = agent ? strdup(agent) : NULL;
     rq->judged = true;
+    rq->late = atomic_load(&rq->http->draining);
     rq->announced = length ? strtoull(length, NULL, 10) : 0;
     if (info && info->header_size > HEAD_MAX)
         refuse(rq, 431, "the request's head is too long");
@@ -142,6 +152,8 @@ static void judge(struct request *rq)
         judge_route(rq);
     if (!rq->refused)
         judge_right(rq);
+    if (!rq->refused)
+        judge_time(rq);
     if (!rq->refused || rq->announced > DROP_MAX)
         judge_body(rq);
 }
@@ -221,6 +233,8 @@ static enum MHD_Result answer(struct request *rq)
     if (rq->reply.len)
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
                                 rq->reply.type ? rq->reply.type : "application/json");
+    if (rq->late)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     if (rq->reply.status == 405)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, rq->allowed);
     if (rq->reply.status == 401)
@@ -396,6 +410,7 @@ unsigned http_drain(struct http *h, unsigned secs)
     int late = 0;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += secs;
+    atomic_store(&h->draining, true);
     int listening = MHD_quiesce_daemon(h->daemon);
     if (listening >= 0)
         close(listening);

@@ -31,7 +31,7 @@ struct http_config {
 int http_start(struct controller *c, const struct http_config *config, struct http **http, struct err *err);
 /* To be called every few seconds: hangs up on whoever takes longer. */
 void http_sweep(struct http *http);
-/* No new connections from here on; waits at most `secs` for the requests that are being worked on. Returns how
+/* No new connections from here on, and no new work on those there are (503); waits at most `secs` for the requests that are being worked on. Returns how
  * many were not done by then. */
 unsigned http_drain(struct http *http, unsigned secs);
 /* The workers must have ended. */

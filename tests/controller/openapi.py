@@ -1,13 +1,14 @@
 """Whether /openapi.json is true: every path, status and field it names is met in a walk over a running controller, and
 every route of the controller, and every field of its answers, is in it."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import threading
 
-from harness import case, main, until
+from harness import Connection, case, main, until
 
 TOKENS = 'reader-of-all-things read\nrunner-of-the-things run\nadmin-of-every-thing admin\n'
 READER, RUNNER, ADMIN = (line.split()[0] for line in TOKENS.splitlines())
@@ -83,11 +84,12 @@ class Walk:
     def bearer(token):
         return {'Authorization': 'Bearer ' + token}
 
-    def go(self, operation, want, body=None, query='', token=ADMIN, fields=None, **names):
+    def go(self, operation, want, body=None, query='', token=ADMIN, fields=None, over=None, **names):
         method, path, _ = self.doc.operations[operation]
         text = body if isinstance(body, (str, bytes, type(None))) else json.dumps(body)
         headers = {**(self.bearer(token) if token else {}), **(fields or {})}
-        status, answer, response = self.c.raw(method.upper(), path.format(**names) + query, text, headers)
+        url = path.format(**names) + query
+        status, answer, response = over(method.upper(), url, text, headers) if over else self.c.raw(method.upper(), url, text, headers)
         assert status == want, (operation, status, answer)
         return self.doc.answer(operation, status, response, answer)
 
@@ -278,15 +280,49 @@ def walk_refusals(w):
         w.go(operation, 431, fields={'X': 'y' * 20000}, **names)
 
 
+def keep(c):
+    """A connection that is there already, for one more request."""
+    connection = Connection(c.socket)
+
+    def ask(*request):
+        connection.request(*request)
+        response = connection.getresponse()
+        return response.status, response.read(), response
+    assert ask('GET', '/healthz')[0] == 200
+    return ask
+
+
+def is_ending(c):
+    with contextlib.suppress(OSError):
+        Connection(c.socket).connect()
+        return False
+    return True
+
+
+def walk_ending(w):
+    """A controller that ends refuses what it would have to work on."""
+    c = w.c
+    kept = {name: keep(c) for name, (_, _, one) in w.doc.operations.items() if '503' in one['responses']}
+    last = threading.Thread(target=w.go, args=('createSnapshot', 500, {'tag': 'last', 'kernel': c.kernel('boot=silent'),
+                                                                       'boot_wait_secs': 6}))
+    last.start()
+    until(lambda: any(one['tag'] == 'last' for one in w.go('listSnapshots', 200)), 'there is something to be finished')
+    c.process.send_signal(signal.SIGTERM)
+    until(lambda: is_ending(c), 'nobody is let in any more')
+    for operation, ask in kept.items():
+        names = dict.fromkeys(re.findall(r'\{(\w+)\}', w.doc.operations[operation][1]), 'none')
+        w.go(operation, 503, over=ask, **names)
+    last.join()
+    assert c.process.wait(60) == 0
+    c.process = None
+
+
 @case(start=False)
 def every_status_and_field_is_met(c):
     w = with_tokens(c)
     for part in (walk_plain, walk_dead_template, walk_snapshots, walk_sandboxes, walk_agent_failures, walk_branches,
                  walk_workspaces, walk_refusals):
         part(w)
-    told = {(name, int(status)) for name, (_, _, one) in w.doc.operations.items() for status in one['responses']}
-    never = told - NOT_HERE - w.doc.statuses
-    assert not never, f'in the document and not met: {sorted(never)}'
     fields = {(name, key) for name, schema in w.doc.tree['components']['schemas'].items()
               for key in schema.get('properties', {}) if name not in requests(w.doc)}
     never = {one for one in fields - w.doc.met if one not in ELSEWHERE}
@@ -296,7 +332,10 @@ def every_status_and_field_is_met(c):
     for one in json.loads(c.raw('GET', '/v1/snapshots', None, w.bearer(ADMIN))[1]):
         c.raw('DELETE', '/v1/snapshots/' + one['tag'], None, w.bearer(ADMIN))
     c.assert_nothing_left()
-    assert c.stop() == 0
+    walk_ending(w)
+    told = {(name, int(status)) for name, (_, _, one) in w.doc.operations.items() for status in one['responses']}
+    never = told - NOT_HERE - w.doc.statuses
+    assert not never, f'in the document and not met: {sorted(never)}'
 
 
 def requests(doc):

@@ -153,4 +153,28 @@ def sigint_finishes_what_is_being_done(c):
     finishes_what_is_being_done(c, signal.SIGINT)
 
 
+@case()
+def nothing_new_is_begun_by_a_controller_that_ends(c):
+    body = json.dumps({'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 3})
+    busy, kept = Connection(c.socket), Connection(c.socket)
+    kept.request('GET', '/v1/sandboxes')
+    assert kept.getresponse().read() == b'[]'
+    busy.request('POST', '/v1/snapshots', body)
+    until(lambda: c.get('/v1/snapshots')[1], 'the long one has begun')
+    c.process.send_signal(signal.SIGTERM)
+
+    def refused():
+        # Each answer of a controller that ends closes its connection; the next one is not accepted.
+        kept.request('GET', '/v1/sandboxes')
+        response = kept.getresponse()
+        text = response.read()
+        assert (response.status, text) in ((200, b'[]'), (503, b'{"error":"the controller is ending"}')), text
+        return response.status == 503 and response.getheader('Connection') == 'close'
+    until(refused, 'the kept connection is told')
+    assert busy.getresponse().status == 500
+    assert c.process.wait(60) == 0
+    c.process = None
+    c.start()
+
+
 raise SystemExit(main())
