@@ -50,6 +50,7 @@ class SnapshotInfo(_SnapshotAlways, total=False):
     diff_ms: int
     diff_physical_bytes: int
     diff_logical_bytes: int
+    written_bytes: int  # so far, while it is writing
     warning: str  # why it failed
     cpu_ms: int  # these five where they were asked for
     memory_own_kib: Optional[int]
@@ -80,6 +81,7 @@ class SnapshotInfoDetail(_DetailAlways, total=False):
     diff_ms: int
     diff_physical_bytes: int
     diff_logical_bytes: int
+    written_bytes: int
     warning: str
     content_hash: str
     parent_content_hash: str

@@ -41,6 +41,8 @@ export interface SnapshotInfo {
   diff_ms?: number;
   diff_physical_bytes?: number;
   diff_logical_bytes?: number;
+  /** So far, while it is writing. */
+  written_bytes?: number;
   /** Why it failed. */
   warning?: string;
   /** These five where they were asked for. */
@@ -69,6 +71,7 @@ export interface SnapshotInfoDetail {
   diff_ms?: number;
   diff_physical_bytes?: number;
   diff_logical_bytes?: number;
+  written_bytes?: number;
   warning?: string;
   /** The length of memory.bin; 0: it is not on the disk. */
   memory_logical_bytes: number;
