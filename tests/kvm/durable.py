@@ -176,6 +176,31 @@ def a_killed_writer_is_told_and_leaves_nothing(c):
     check(c, one, 1, '32m')
 
 
+def memory_of(pid):
+    """What a process has in memory, how much of it is no file's, and its page tables, in KiB."""
+    rollup = pathlib.Path('/proc', str(pid), 'smaps_rollup').read_text(encoding='utf-8')
+    status = pathlib.Path('/proc', str(pid), 'status').read_text(encoding='utf-8')
+    fields = dict(line.split(':', 1) for line in (rollup + status).splitlines() if ':' in line)
+    return {name: int(fields[name].split()[0]) for name in ('Rss', 'Anonymous', 'VmPTE')}
+
+
+@case('--snapshot-write-mib-s', '4', env=WRITTEN)
+def writing_takes_and_unshares_nothing_of_the_template(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1, '16m')
+    others = set(c.processes())
+    c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'w', 'wait': False})
+    template, = set(c.processes()) - others
+    child = c.fork(1, 'w')[0]['id']
+    writer, = until(lambda: writers(c), 'a writer is at work')
+    before = memory_of(template)
+    assert memory_of(writer)['Rss'] < 64 << 10
+    until(lambda: snapshots(c)['w']['status'] == 'ready', 'it is written')
+    assert memory_of(template) == before, (before, memory_of(template))
+    check(c, child, 1, '16m')
+
+
 @case(env=WRITTEN)
 def a_parent_goes_only_with_its_diffs(c):
     c.snapshot('py', mem_size_mib=128)
