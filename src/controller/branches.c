@@ -198,7 +198,7 @@ static int stream(struct making *m, int peer, int layer, struct err *err)
     return rc == -EPIPE || rc == -ECONNRESET ? explain_source(m->c, b, err) : rc;
 }
 
-/* -ESTALE: `last` is at fault, another template may do. */
+/* -ESTALE: `last` is dead, or deaf; another template may do. */
 static int fork_from(struct making *m, struct snapshot *last, const struct seat *seat, int *peer, struct err *err)
 {
     own_fd int leaf = -1;
@@ -209,7 +209,7 @@ static int fork_from(struct making *m, struct snapshot *last, const struct seat 
     rc = vmm_branch(&last->template, &m->made->template, seat->listen, *peer, m->source->vmm.memory, leaf, err);
     pthread_mutex_unlock(&last->spawning);
     fd_close(peer);
-    return rc == -ECONNRESET ? -ESTALE : rc;
+    return rc == -ECONNRESET || rc == -ETIMEDOUT ? -ESTALE : rc;
 }
 
 static int stream_stage(struct making *m, int peer, int layer, struct err *err)
@@ -221,6 +221,8 @@ static int stream_stage(struct making *m, int peer, int layer, struct err *err)
     rc = vmm_await_branched(&m->made->template, &m->report, err);
     if (rc == -EPIPE)
         rc = explain_source(m->c, m->source, err);
+    else if (rc < 0)
+        err_wrap(err, "the branch of sandbox %s", m->source->vmm.id);
     return rc == -EINVAL ? -ESTALE : rc; /* the source does not know that template */
 }
 

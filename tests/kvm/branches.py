@@ -91,6 +91,23 @@ def a_killed_last_template_costs_pages_and_nothing_else(c):
     assert read(branch(c, one, 'third')) < PAGES_OF_32_MIB / 8
 
 
+@case()
+def a_last_template_that_does_not_answer_is_replaced(c):
+    one = source(c)
+    before = set(c.processes())
+    fill(c, one, 1)
+    branch(c, one, 'first')
+    last, = set(c.processes()) - before
+    os.kill(last, signal.SIGSTOP)
+    try:
+        branch(c, one, 'second')
+    finally:
+        os.kill(last, signal.SIGCONT)
+    check(c, c.fork(1, 'second')[0]['id'], 1)
+    check(c, c.fork(1, 'first')[0]['id'], 1)
+    until(lambda: len(c.processes()) == 6, 'the fork it made too late is gone')
+
+
 @case('--branch-concurrency', '20')
 def twenty_at_once_of_one_are_of_instants_in_their_order(c):
     one = source(c)
