@@ -25,7 +25,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-enum { DRAIN_SECS = 30, SWEEP_SECS = 2, THREADS_MAX = 256, DESCRIPTORS_WANTED = 16384 };
+enum { DRAIN_SECS = 30, STOPPED_SECS = 5, SWEEP_SECS = 2, THREADS_MAX = 256, DESCRIPTORS_WANTED = 16384 };
 
 /* Every sandbox costs four descriptors: a thousand of them more than many hosts allow unasked. */
 static void raise_limits(void)
@@ -261,6 +261,10 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
         notify_ready();
         bool everything = wait_for_end(awaited, auth, audit, http) == SIGUSR1 || o->kill_on_exit;
         unsigned left = http_drain(http, DRAIN_SECS);
+        if (left) {
+            durable_stop(&c); /* the next controller writes what they wait for */
+            left = http_drain(http, STOPPED_SECS);
+        }
         if (left) {
             /* Their threads hold what would be torn down here; the registry tells the next controller. */
             log_warn("%u requests were not done after %d seconds", left, DRAIN_SECS);

@@ -159,6 +159,22 @@ def what_was_not_written_is_by_the_next_controller(c):
 
 
 @case('--snapshot-write-mib-s', '1', env=WRITTEN)
+def a_controller_that_ends_does_not_wait_for_the_disk_for_long(c):
+    c.snapshot('py', mem_size_mib=128)
+    one = c.fork()[0]['id']
+    fill(c, one, 1, '64m')
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'slow'}))
+        until(lambda: writers(c), 'a writer is at work')
+        assert c.stop() == 0
+        status, answer = call.result()
+    assert status == 500 and 'can be forked' in answer['error'], answer
+    c.flags = []
+    c.start()
+    until(lambda: snapshots(c)['slow']['status'] == 'ready', 'the next one has written it')
+
+
+@case('--snapshot-write-mib-s', '1', env=WRITTEN)
 def a_killed_writer_is_told_and_leaves_nothing(c):
     c.snapshot('py', mem_size_mib=128)
     one = c.fork()[0]['id']
