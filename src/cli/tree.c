@@ -145,7 +145,7 @@ static void print_under(struct forest *f, const json_t *above)
         next = next_under(f, above, &at);
         row(f, n, !above ? "" : next ? "├─ " : "└─ ");
         if (above && len + 8 < sizeof f->prefix)
-            strcpy(f->prefix + len, next ? "│  " : "   ");
+            snprintf(f->prefix + len, sizeof f->prefix - len, "%s", next ? "│  " : "   ");
         print_under(f, n->one);
         f->prefix[len] = 0;
     }

@@ -367,7 +367,7 @@ static int branch_of(struct controller *c, struct sandbox *b, const struct rest_
     int rc = check_parent(b, rq, mode, err);
     if (rc == 0)
         rc = claim(c, b, rq->tag, mode, &m.made, err);
-    if (rc < 0)
+    if (!m.made)
         return rc;
     rc = make(&m, err);
     if (rc == 0) {
@@ -394,10 +394,10 @@ int sandbox_branch(struct controller *c, const char *id, const struct rest_branc
     if (rc == 0)
         rc = check_tag(c, rq->tag, false, err);
     struct sandbox *b = rc == 0 ? fleet_sandbox_find(&c->fleet, id) : NULL;
-    if (rc == 0 && !b)
-        rc = err_say(err, REFUSED_MISSING, "sandbox %s not found", id);
-    if (rc == 0)
+    if (b)
         rc = branch_of(c, b, rq, mode, made, err);
+    else if (rc == 0)
+        rc = err_say(err, REFUSED_MISSING, "sandbox %s not found", id);
     sandbox_unref(&c->fleet, b);
     atomic_fetch_sub(&c->branches_in_flight, 1);
     return rc;

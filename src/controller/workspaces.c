@@ -72,7 +72,7 @@ static int enter(struct controller *c, const char *name, struct workspace **work
     else
         w->busy = true;
     pthread_mutex_unlock(&c->workspaces.lock);
-    *workspace = w;
+    *workspace = rc == 0 ? w : NULL;
     return rc;
 }
 
@@ -136,9 +136,9 @@ static json_t *row_json(struct controller *c, const struct workspace_row *row)
 static int spawn(struct controller *c, struct workspace *w, const char *tag, struct err *err)
 {
     struct rest_spawn rq = {.snapshot_tag = tag, .n = 1, .memory_limit_mib = w->row.memory_limit_mib};
-    struct sandbox **made;
+    struct sandbox **made = NULL;
     int rc = sandboxes_spawn(c, &rq, w->row.name, &made, err);
-    if (rc < 0)
+    if (!made)
         return rc;
     pthread_mutex_lock(&c->workspaces.lock);
     w->row.state = WORKSPACE_RUNNING;
@@ -181,7 +181,7 @@ int workspace_create(struct controller *c, const struct rest_workspace_create *r
 {
     struct workspace *w = NULL;
     int rc = claim_name(c, rq, &w, err);
-    if (rc < 0)
+    if (!w)
         return rc;
     rc = registry_workspace_put(c->registry, &w->row, err);
     if (rc == 0)
@@ -198,12 +198,17 @@ int workspace_create(struct controller *c, const struct rest_workspace_create *r
     return rc;
 }
 
+static void state_tag(const char *name, bool second, char tag[REST_TAG_MAX + 1])
+{
+    snprintf(tag, REST_TAG_MAX + 1, "ws-%.*s-state%s", REST_WORKSPACE_MAX, name, second ? ".2" : "");
+}
+
 /* The tag that the present state has not: of the one before, and of the next. */
 static void other_tag(const struct workspace_row *row, char tag[REST_TAG_MAX + 1])
 {
-    snprintf(tag, REST_TAG_MAX + 1, "ws-%s-state", row->name);
+    state_tag(row->name, false, tag);
     if (!strcmp(row->state_tag, tag))
-        strcat(tag, ".2");
+        state_tag(row->name, true, tag);
 }
 
 static int state_delete(struct controller *c, const char *tag, struct err *err)
@@ -270,7 +275,7 @@ int workspace_suspend(struct controller *c, const char *name, bool diff, json_t 
 {
     struct workspace *w = NULL;
     int rc = enter(c, name, &w, err);
-    if (rc < 0)
+    if (!w)
         return rc;
     /* One that was left half-way is finished instead. */
     rc = w->row.state == WORKSPACE_LEAVING ? finish_leaving(c, w, err) : suspend(c, w, diff, err);
@@ -292,7 +297,7 @@ int workspace_resume(struct controller *c, const char *name, json_t **json, stru
 {
     struct workspace *w = NULL;
     int rc = enter(c, name, &w, err);
-    if (rc < 0)
+    if (!w)
         return rc;
     if (w->row.state == WORKSPACE_LEAVING)
         rc = finish_leaving(c, w, err);
@@ -309,7 +314,7 @@ int workspace_delete(struct controller *c, const char *name, struct err *err)
     struct workspace *w = NULL;
     char tag[REST_TAG_MAX + 1];
     int rc = enter(c, name, &w, err);
-    if (rc < 0)
+    if (!w)
         return rc;
     if (*w->row.sandbox_id)
         rc = sandbox_kill(c, w->row.sandbox_id, err);
@@ -319,10 +324,10 @@ int workspace_delete(struct controller *c, const char *name, struct err *err)
         leave(c, w);
         return rc;
     }
-    snprintf(tag, sizeof tag, "ws-%s-state", name);
-    state_drop(c, tag);
-    strcat(tag, ".2");
-    state_drop(c, tag);
+    for (int second = 0; second < 2; second++) {
+        state_tag(name, second, tag);
+        state_drop(c, tag);
+    }
     forget(c, w);
     return 0;
 }
