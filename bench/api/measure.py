@@ -18,7 +18,8 @@ import sys
 import tempfile
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-SECONDS, SANDBOXES = 4, 100
+SECONDS = 4
+SANDBOXES = {'speed': 100, 'memory': 5}
 # What the memory run sends, in turn: what is served, and what is refused at each stage there is.
 MIX = (('GET', '/v1/sandboxes/{id}', ''), ('GET', '/v1/sandboxes/none', ''), ('GET', '/metrics', ''),
        ('POST', '/v1/sandboxes/{id}/ping', ''), ('POST', '/v1/sandboxes', '{"snapshot_tag":"py","n":"x"}'),
@@ -37,7 +38,8 @@ def free_port():
 class Server:
     """A controller on a port, with a snapshot and sandboxes of a bare-metal guest."""
 
-    def __init__(self, build):
+    def __init__(self, build, sandboxes):
+        self.sandboxes = sandboxes
         os.environ.update(FORKD_TEST_CONTROLLER=str(build / 'src/controller/forkd-controller'),
                           FORKD_TEST_VMM=str(build / 'src/vmm/forkd-vmm'),
                           FORKD_TEST_KERNEL=str(build / 'tests/kvm/guest-agent'))
@@ -56,16 +58,17 @@ class Server:
         while 'listening' not in self.controller.read_log():
             assert self.controller.process.poll() is None, self.controller.read_log()
         self.ask('POST', '/v1/snapshots', json.dumps({'tag': 'py', 'kernel': os.environ['FORKD_TEST_KERNEL']}))
-        self.ids = [one['id'] for one in self.ask('POST', '/v1/sandboxes', f'{{"snapshot_tag":"py","n":{SANDBOXES}}}')]
+        self.ids = [one['id'] for one in self.ask('POST', '/v1/sandboxes', f'{{"snapshot_tag":"py","n":{self.sandboxes}}}')]
         return self
 
     def __exit__(self, *_):
         self.controller.stop()
         self.controller.remove()
 
-    def resident_kib(self):
+    def state(self):
+        """What it holds; a thread is made when work comes and none is idle, up to a limit, and stays."""
         status = pathlib.Path(f'/proc/{self.controller.process.pid}/status').read_text(encoding='utf-8')
-        return int(re.search(r'VmRSS:\s*(\d+)', status)[1])
+        return {name: int(re.search(rf'{key}:\s*(\d+)', status)[1]) for name, key in (('resident_kib', 'VmRSS'), ('threads', 'Threads'))}
 
 
 def wrk(url, connections, seconds, script=None):
@@ -80,7 +83,7 @@ def wrk(url, connections, seconds, script=None):
 
 
 def speed(server):
-    paths = {'one': '/v1/sandboxes/' + server.ids[0], f'list of {SANDBOXES}': '/v1/sandboxes', 'healthz': '/healthz'}
+    paths = {'one': '/v1/sandboxes/' + server.ids[0], f'list of {server.sandboxes}': '/v1/sandboxes', 'healthz': '/healthz'}
     for name, path in paths.items():
         for connections in (1, 4, 16, 64):
             yield {'what': name, 'connections': connections, **wrk(server.url + path, connections, SECONDS)}
@@ -101,11 +104,11 @@ def memory(server):
         script.write(mix_script(server))
         script.flush()
         sent = wrk(server.url, 16, 5, script.name)['requests']
-        yield {'requests': sent, 'resident_kib': server.resident_kib()}
+        yield {'requests': sent, **server.state()}
         target = sent + REQUESTS
         while sent < target:
             sent += wrk(server.url, 16, 5, script.name)['requests']
-            yield {'requests': sent, 'resident_kib': server.resident_kib()}
+            yield {'requests': sent, **server.state()}
 
 
 def main():
@@ -114,7 +117,7 @@ def main():
     parser.add_argument('--json', action='store_true', help='one object a line')
     parser.add_argument('what', choices=('speed', 'memory'))
     args = parser.parse_args()
-    with Server(args.build.resolve()) as server:
+    with Server(args.build.resolve(), SANDBOXES[args.what]) as server:
         for row in {'speed': speed, 'memory': memory}[args.what](server):
             print(json.dumps(row) if args.json else '  '.join(f'{name} {value}' for name, value in row.items()), flush=True)
 
