@@ -21,7 +21,7 @@ import table  # noqa: E402
 
 ECHO, TICK = 7000, 7001
 EVERY_S, AROUND_S, BETWEEN_S = 0.010, 0.3, 1.0
-LOADS = {"idle guest": 0, "guest that writes": 8}
+LOADS = {"idle": 0, "writing": 8}
 
 
 def connect(sandbox, port):
@@ -108,9 +108,9 @@ def measure(out, name, pages, n):
         client, ticker = Client(connect(sandbox, ECHO)), connect(sandbox, TICK)
         client.start()
         constant = {"engine": "product", "root": "lab", "mem_mib": 512}
-        out.add({**constant, "series": f"{name}, no branch", "branch_idx": i, **quiet(client, ticker)} for i in range(n))
+        out.add({**constant, "series": name, "branch_idx": i, **quiet(client, ticker)} for i in range(n))
         tags = [f"client-{pages}-{i}" for i in range(n)]
-        out.add([{**constant, "series": name, "branch_idx": i, **branch(sandbox, client, ticker, tag)}
+        out.add([{**constant, "series": f"{name}, branched", "branch_idx": i, **branch(sandbox, client, ticker, tag)}
                  for i, tag in enumerate(tags)])
         client.over = True
         client.join()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Puts tables made from the CSVs into RESULTS.md: report.py DIRECTORY RESULTS.md
+"""Puts what was measured into RESULTS.md and PROBE.md: report.py DIRECTORY
 
-What stands between `<!-- table NAME -->` and `<!-- end -->` is replaced by the table of experiment NAME; the rest is
-written by people, who say what the figures mean.
+What stands between `<!-- table NAME -->` and `<!-- end -->` is replaced by the table of experiment NAME, and after
+`<!-- probe NAME -->` by what that probe said. The rest is written by people, who say what it means.
 """
 
 import pathlib
@@ -30,7 +30,7 @@ def markdown(head, rows):
 def settings(trials):
     """One line for each setting, of a run that wrote nothing."""
     head = ["", "branches", "pause p50, ms", "p90", "max", "park floor", "gap in the guest p50", "ready p50",
-            "pages in the pause p50", "lost afterwards p50"]
+            "pages in the pause p50", "lost afterwards p50, ms"]
     def line(trial):
         p = lambda column, percent=50: table.percentile(trial, column, percent)
         gap = p("guest_gap_us")
@@ -90,23 +90,33 @@ def where():
     return f"{model}, Linux {platform.release()}"
 
 
+def made(directory, kind, name):
+    """The text for a place in a document, or None where nothing was measured."""
+    if kind == "probe":
+        said = pathlib.Path(directory) / "probes" / f"{name}.txt"
+        return f"```\n{said.read_text().rstrip()}\n```" if said.exists() else None
+    if name == "where":
+        return where()
+    path = pathlib.Path(directory) / f"{name}.csv"
+    rows = table.read(path) if path.exists() else []
+    if not rows:
+        return None
+    return client(rows) if name == "client" else TABLES.get(name, settings)(table.trials(rows))
+
+
 def fill(directory, document):
-    results = table.results(directory)
-    text = pathlib.Path(document).read_text()
     def replace(match):
-        name = match[1]
-        if name == "where":
-            made = where()
-        elif not results.get(name):
-            return match[0]
-        elif name == "client":
-            made = client(results[name])
-        else:
-            made = TABLES.get(name, settings)(table.trials(results[name]))
-        return f"<!-- table {name} -->\n{made}\n<!-- end -->"
-    text = re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", replace, text, flags=re.S)
-    pathlib.Path(document).write_text(text)
+        text = made(directory, match[1], match[2])
+        return match[0] if text is None else f"<!-- {match[1]} {match[2]} -->\n{text}\n<!-- end -->"
+    document = pathlib.Path(document)
+    document.write_text(re.sub(r"<!-- (table|probe) ([\w-]+) -->\n.*?<!-- end -->", replace, document.read_text(),
+                               flags=re.S))
+
+
+def fill_all(directory):
+    for name in ("RESULTS.md", "PROBE.md"):
+        fill(directory, pathlib.Path(__file__).resolve().parent / name)
 
 
 if __name__ == "__main__":
-    fill(*sys.argv[1:3])
+    fill_all(sys.argv[1])

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-PROBES = ("syscalls", "offcpu", "futex", "oncpu", "stacks", "filesystem", "tmpfs")
+PROBES = ("syscalls", "offcpu", "futex", "oncpu", "stacks", "filesystem", "tmpfs", "again")
 # Ours has so short a pause that a sampling probe needs many of them.
 WORKLOADS = {
     "classic-buffered": ["--engine", "classic", "--writer", "buffered"],
-    "stream-direct": ["--engine", "stream", "--writer", "direct", "-n", "30"],
+    "stream-direct": ["--engine", "stream", "--writer", "direct", "-n", "30", "--cold-mib", "64"],
 }
 
 
@@ -19,7 +19,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     for name, workload in WORKLOADS.items():
         for probe in PROBES:
-            line = [str(HERE / f"{probe}.py"), *workload, *sys.argv[2:]]
+            line = [str(HERE / f"{probe}.py"), *sys.argv[2:], *workload]
             if probe == "oncpu":
                 line += ["--out", str(out)]
             done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

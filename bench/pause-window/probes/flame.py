@@ -40,7 +40,7 @@ def graph(title, stacks):
            f'<text x="8" y="22" style="font-size:14px">{html.escape(title)}, {len(stacks)} samples</text>']
     for name, x, depth, width, share in boxes:
         y = height - ROW * (depth + 1.5)
-        colour = COLOURS[probe.category([name])]
+        colour = COLOURS.get(probe.category([name]), COLOURS["other"])
         label = html.escape(name[:int(width / 6.8)]) if width > 20 else ""
         out.append(f'<g><title>{html.escape(name)} {share:.1%}</title><rect x="{x:.1f}" y="{y:.1f}" '
                    f'width="{width:.1f}" height="{ROW - 1}" fill="{colour}"/>'

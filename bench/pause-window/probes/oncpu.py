@@ -40,6 +40,12 @@ def samples(file):
             yield int(head[1]), int(head[3]) * 10**9 + int(head[4]), head[5], [f for f in frames if f != "[unknown]"]
 
 
+def category(frames):
+    """What never entered the kernel is the program itself."""
+    entered = any(f.startswith(("entry_", "asm_", "do_syscall")) for f in frames)
+    return probe.category(frames) if entered else "program"
+
+
 def main():
     args = probe.arguments(__doc__)
     probe.install("bpftrace", "perf")
@@ -52,10 +58,10 @@ def main():
     print(f"{args.engine}, {args.writer}, {args.root}: {len(tracer.pauses)} pauses, {tracer.paused_ms():.1f} ms together")
     print(probe.told(output))
     print(f"{len(inside)} samples in the pauses of {len(everything)}, by {', '.join(events())}: "
-          f"{probe.shares((probe.category(frames), 1) for _, frames in inside)}")
+          f"{probe.shares((category(frames), 1) for _, frames in inside)}")
     tops = {}
     for _, frames in inside:
-        top = frames[0] if frames else "?"
+        top = frames[0] if frames else "of a library without symbols"
         tops[top] = tops.get(top, 0) + 1
     probe.rows("  samples  function", [f"{n:7}  {name}" for name, n in sorted(tops.items(), key=lambda t: -t[1])])
     if args.out and inside:

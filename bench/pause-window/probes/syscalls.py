@@ -6,7 +6,7 @@ import re
 import probe
 
 PROGRAM = """
-tracepoint:raw_syscalls:sys_enter /@in[pid]/ { @entered[tid] = nsecs; }
+tracepoint:raw_syscalls:sys_enter /@in[pid] && args->id >= 0/ { @entered[tid] = nsecs; }
 tracepoint:raw_syscalls:sys_exit /@entered[tid]/ {
     if (@in[pid]) { @calls[args->id] = count(); @ns[args->id] = sum(nsecs - @entered[tid]); }
     delete(@entered[tid]);
