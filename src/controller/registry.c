@@ -18,6 +18,7 @@ enum statement {
     ROLLBACK,
     SNAPSHOT_ADD,
     SNAPSHOT_SET,
+    SNAPSHOT_FAIL,
     SNAPSHOT_IMAGE,
     SNAPSHOT_REMOVE,
     SNAPSHOT_EACH,
@@ -43,6 +44,7 @@ static const char *const statement_text[] = {
     [SNAPSHOT_ADD] =
         "INSERT INTO snapshots(id, tag, state, reason, created, secret, has_disk, tree) VALUES(?,?,?,?,?,?,?,?)",
     [SNAPSHOT_SET] = "UPDATE snapshots SET state = ?2, reason = ?3 WHERE id = ?1",
+    [SNAPSHOT_FAIL] = "UPDATE snapshots SET state = 3, reason = ?2 WHERE id = ?1 AND state = 2",
     [SNAPSHOT_IMAGE] = "UPDATE snapshots SET image_bytes = ?2 WHERE id = ?1",
     [SNAPSHOT_REMOVE] = "DELETE FROM snapshots WHERE id = ?",
     [SNAPSHOT_EACH] =
@@ -69,7 +71,7 @@ static const char *const statement_text[] = {
                        " FROM workspaces",
 };
 _Static_assert(sizeof statement_text / sizeof *statement_text == STATEMENTS, "every statement has its text");
-_Static_assert(ROW_READY == 2, "as SANDBOX_READY has it");
+_Static_assert(ROW_READY == 2 && ROW_FAILED == 3, "as SANDBOX_READY and SNAPSHOT_FAIL have them");
 
 /* What brings a file from version i to i + 1; a fresh one is of version 0. What was released is never changed. */
 static const char *const schema_steps[] = {
@@ -311,6 +313,16 @@ int registry_snapshot_set(struct registry *r, const char *id, enum row_state sta
     sqlite3_bind_int(stmt, 2, state);
     bind_text(stmt, 3, reason);
     int rc = step(r, SNAPSHOT_SET, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_snapshot_fail(struct registry *r, const char *id, const char *reason, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    bind_text(r->stmt[SNAPSHOT_FAIL], 1, id);
+    bind_text(r->stmt[SNAPSHOT_FAIL], 2, reason);
+    int rc = step(r, SNAPSHOT_FAIL, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
