@@ -21,6 +21,8 @@ enum {
     CONNECTIONS_MAX = 1024,
     IDLE_SECS = 60,               /* of silence between requests, and between parts of one */
     DROP_MAX = 4 * REST_BODY_MAX, /* what is read of a body that is refused */
+    BODY_SHORT = 64 * 1024,       /* a body up to this is taken whatever others send */
+    BODIES_MAX = 128 << 20,       /* of all requests together, while they are worked on too */
 };
 
 struct http {
@@ -28,6 +30,7 @@ struct http {
     struct http_config config;
     struct MHD_Daemon *daemon;
     struct connections connections;
+    size_t bodies; /* bytes set aside for bodies; libmicrohttpd's thread alone looks at it */
     atomic_bool draining;
     pthread_mutex_t lock;
     pthread_cond_t idle;
@@ -158,22 +161,39 @@ static void judge(struct request *rq)
         judge_body(rq);
 }
 
+static void body_drop(struct request *rq)
+{
+    rq->http->bodies -= rq->cap;
+    free(rq->body);
+    rq->body = NULL;
+    rq->len = rq->cap = 0;
+}
+
+/* Room for `len` bytes, if that is not too much with what all others send. */
+static bool body_grow(struct request *rq, size_t len)
+{
+    size_t cap = 2 * len < REST_BODY_MAX ? 2 * len : REST_BODY_MAX, others = rq->http->bodies - rq->cap;
+    bool fits = cap <= BODY_SHORT || others + cap <= BODIES_MAX;
+    char *grown = fits ? realloc(rq->body, cap) : NULL;
+    if (!grown)
+        return false;
+    rq->body = grown;
+    rq->cap = cap;
+    rq->http->bodies = others + cap;
+    return true;
+}
+
 /* False: the client sends without end, hang up. */
 static bool receive(struct request *rq, const char *data, size_t len)
 {
     if (!rq->refused && rq->len + len > REST_BODY_MAX)
         refuse(rq, 413, "the body is too long");
+    else if (!rq->refused && rq->len + len > rq->cap && !body_grow(rq, rq->len + len))
+        refuse(rq, 503, "too many long bodies are being received");
     if (rq->refused) {
+        body_drop(rq);
         rq->dropped += len;
         return rq->dropped <= DROP_MAX;
-    }
-    if (rq->len + len > rq->cap) {
-        size_t cap = 2 * (rq->len + len);
-        char *grown = realloc(rq->body, cap);
-        if (!grown)
-            return false;
-        rq->body = grown;
-        rq->cap = cap;
     }
     memcpy(rq->body + rq->len, data, len);
     rq->len += len;
@@ -327,7 +347,7 @@ static void end(void *arg, struct MHD_Connection *connection, void **context, en
         count(rq->http, -1);
     connection_begins(&rq->http->connections, connection_of(rq));
     reply_free(&rq->reply);
-    free(rq->body);
+    body_drop(rq);
     free(rq->target_text);
     free(rq->user_agent);
     free(rq);

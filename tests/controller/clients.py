@@ -112,6 +112,22 @@ def a_body_cut_short_changes_nothing(c):
     assert c.ids() == [one]
 
 
+@case()
+def long_bodies_of_many_clients_are_bounded_together(c):
+    body = b' ' * (2 << 20)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(talk(c)) for _ in range(80)]
+        for sock in clients:
+            sock.sendall(request(b'POST', '/v1/sandboxes', body)[:-1])
+        assert c.call('POST', '/v1/sandboxes', b' ' * 10000)[0] == 400, 'a short one is taken'
+        statuses = []
+        for sock in clients:
+            sock.sendall(b' ')
+            statuses.append(read_answers(sock, 1)[0][0])
+    assert set(statuses) == {400, 503} and statuses.count(400) >= 50, statuses
+    assert c.call('POST', '/v1/sandboxes', body)[0] == 400
+
+
 @case('--request-timeout', '1')
 def whoever_sends_a_byte_now_and_then_is_dropped(c):
     for data in (b'GET /healthz HTTP/1.1\r\nX: ' + b'y' * 100, request(b'POST', '/v1/sandboxes', b' ' * 1000)):
