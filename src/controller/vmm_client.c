@@ -24,6 +24,7 @@ enum {
     SPAWN_SECS = 20,
     STREAM_SECS = 10,  /* a source that reads no requests for so long will not serve one */
     BRANCH_SECS = 300, /* BRANCHED: as long as reading all memory may take; each step has a shorter limit of its own */
+    EXPLAIN_MS = 50,
     DESTROY_MS = 30 * 1000, /* a killed process that is not dead then hangs in the kernel */
     CONTROL_FD = 3,         /* where a started VMM finds its control socket */
 };
@@ -480,30 +481,37 @@ int vmm_resume(struct vmm *vmm, struct err *err)
     return ctl_send(vmm->ctl, &m, err);
 }
 
-int vmm_last_words(struct vmm *vmm, struct err *err)
+/* 0 with what it said of its end; -ECONNRESET: it is gone without; -ENOENT: nothing came in time. */
+static int words_await(struct vmm *vmm, uint64_t deadline_ns, struct err *err)
 {
     struct ctl_message m;
-    while (vmm->ctl >= 0 && ctl_recv_until(vmm->ctl, &m, 0, NULL) == 1) {
-        int rc = m.type == CTL_ENDED || m.type == CTL_FAILED ? 1 : 0;
+    int rc = vmm->ctl < 0 ? -ENOENT : 1;
+    while (rc == 1 && (rc = ctl_recv_until(vmm->ctl, &m, deadline_ns, NULL)) == 1) {
+        bool last = m.type == CTL_ENDED || m.type == CTL_FAILED;
         if (m.type == CTL_ENDED)
             say_ended(&m.ended, err);
         else if (m.type == CTL_FAILED)
             err_say(err, (int)m.failed.code, "%.*s", CTL_TEXT_MAX - 1, m.failed.text);
         ctl_message_close(&m);
-        if (rc)
+        if (last)
             return 0;
     }
-    return -ENOENT;
+    return rc == 0 || rc == -ECONNRESET ? -ECONNRESET : -ENOENT;
 }
 
+int vmm_last_words(struct vmm *vmm, struct err *err)
+{
+    return words_await(vmm, 0, err) == 0 ? 0 : -ENOENT;
+}
+
+/* A guest that ended a moment ago: its VMM may still be on the way to say so. */
 void vmm_explain(struct vmm *vmm, struct err *err)
 {
     struct err words;
-    /* A guest that ended a moment ago: its VMM may still be on the way to say so. */
-    struct pollfd p = {.fd = vmm->ctl, .events = POLLIN};
-    if (vmm->ctl >= 0)
-        poll(&p, 1, 50);
-    if (vmm_last_words(vmm, &words) == 0)
+    int rc = words_await(vmm, clock_monotonic_ns() + EXPLAIN_MS * NS_PER_MS, &words);
+    if (rc == -ECONNRESET)
+        err_say(&words, ECONNRESET, "the VMM process %d ended without a word", (int)vmm->pid);
+    if (rc == 0 || rc == -ECONNRESET)
         *err = words;
 }
 

@@ -88,7 +88,8 @@ def a_spawn_that_is_refused_among_parallel_ones_leaves_none(c):
 
 @case('--spawns-at-once', '1')
 def a_child_that_dies_unborn_fails_the_spawn(c):
-    assert 'could not be started' in spawn_refused(c, 'spawn=die:3')
+    text = spawn_refused(c, 'spawn=die:3')
+    assert 'could not be started' in text and 'ended without a word' in text, text
 
 
 @case('--spawns-at-once', '1')
