@@ -18,7 +18,6 @@ enum statement {
     ROLLBACK,
     SNAPSHOT_ADD,
     SNAPSHOT_SET,
-    SNAPSHOT_FAIL,
     SNAPSHOT_IMAGE,
     SNAPSHOT_REMOVE,
     SNAPSHOT_EACH,
@@ -43,8 +42,7 @@ static const char *const statement_text[] = {
     [ROLLBACK] = "ROLLBACK",
     [SNAPSHOT_ADD] =
         "INSERT INTO snapshots(id, tag, state, reason, created, secret, has_disk, tree) VALUES(?,?,?,?,?,?,?,?)",
-    [SNAPSHOT_SET] = "UPDATE snapshots SET state = ?2, reason = ?3 WHERE id = ?1",
-    [SNAPSHOT_FAIL] = "UPDATE snapshots SET state = 3, reason = ?2 WHERE id = ?1 AND state = 2",
+    [SNAPSHOT_SET] = "UPDATE snapshots SET state = ?2, reason = ?3 WHERE id = ?1 AND state <> 4",
     [SNAPSHOT_IMAGE] = "UPDATE snapshots SET image_bytes = ?2 WHERE id = ?1",
     [SNAPSHOT_REMOVE] = "DELETE FROM snapshots WHERE id = ?",
     [SNAPSHOT_EACH] =
@@ -71,7 +69,7 @@ static const char *const statement_text[] = {
                        " FROM workspaces",
 };
 _Static_assert(sizeof statement_text / sizeof *statement_text == STATEMENTS, "every statement has its text");
-_Static_assert(ROW_READY == 2 && ROW_FAILED == 3, "as SANDBOX_READY and SNAPSHOT_FAIL have them");
+_Static_assert(ROW_READY == 2, "as SANDBOX_READY has it");
 
 /* What brings a file from version i to i + 1; a fresh one is of version 0. What was released is never changed. */
 static const char *const schema_steps[] = {
@@ -96,7 +94,7 @@ static const char *const schema_steps[] = {
     " source_tag TEXT NOT NULL, state_tag TEXT NOT NULL, sandbox_id TEXT NOT NULL, memory_limit_mib INTEGER NOT NULL,"
     " created INTEGER NOT NULL, active INTEGER NOT NULL) WITHOUT ROWID;",
 };
-_Static_assert(ROW_HIDDEN == 4, "as the index has it");
+_Static_assert(ROW_HIDDEN == 4, "as the index and SNAPSHOT_SET have it");
 _Static_assert(WORKSPACE_RUNNING == 2, "as WORKSPACE_RUNS has it");
 _Static_assert(sizeof schema_steps / sizeof *schema_steps == SCHEMA_VERSION, "a step for every version");
 _Static_assert(REST_FULL == 0 && REST_DIFF == 1 && REST_LIVE == 2, "as files have them");
@@ -313,16 +311,6 @@ int registry_snapshot_set(struct registry *r, const char *id, enum row_state sta
     sqlite3_bind_int(stmt, 2, state);
     bind_text(stmt, 3, reason);
     int rc = step(r, SNAPSHOT_SET, err);
-    pthread_mutex_unlock(&r->lock);
-    return rc;
-}
-
-int registry_snapshot_fail(struct registry *r, const char *id, const char *reason, struct err *err)
-{
-    pthread_mutex_lock(&r->lock);
-    bind_text(r->stmt[SNAPSHOT_FAIL], 1, id);
-    bind_text(r->stmt[SNAPSHOT_FAIL], 2, reason);
-    int rc = step(r, SNAPSHOT_FAIL, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }

@@ -69,10 +69,9 @@ int registry_open(const char *path, struct registry **registry, struct err *err)
 void registry_close(struct registry *registry);
 
 int registry_snapshot_add(struct registry *registry, const struct snapshot_row *row, struct err *err);
+/* Of one that is hidden nothing changes any more: who deleted it was there first. */
 int registry_snapshot_set(struct registry *registry, const char *id, enum row_state state, const char *reason,
                           struct err *err);
-/* The same with `failed`, of one that is `ready`: who deleted it meanwhile was there first. */
-int registry_snapshot_fail(struct registry *registry, const char *id, const char *reason, struct err *err);
 /* The size of the image that is its own. */
 int registry_snapshot_image(struct registry *registry, const char *id, uint64_t bytes, struct err *err);
 /* The branch `id` is complete and ready: what it took, and that its source's next branch begins there. */

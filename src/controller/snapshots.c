@@ -308,7 +308,7 @@ void snapshot_bury(struct controller *c, struct snapshot *s)
     if (stored || was != SNAPSHOT_READY)
         return;
     log_error("snapshot %s failed: %s; its sandboxes live on", s->tag, s->reason);
-    if (registry_snapshot_fail(c->registry, s->template.id, s->reason, &err) < 0)
+    if (registry_snapshot_set(c->registry, s->template.id, ROW_FAILED, s->reason, &err) < 0)
         log_error("%s", err.text);
 }
 
