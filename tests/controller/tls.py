@@ -135,6 +135,9 @@ def the_command_line_speaks_https(c):
     good = subprocess.run([FORKD, 'ls', '--json'], env={**env, 'FORKD_CA': cert}, capture_output=True, text=True, timeout=60,
                           check=False)
     assert (good.returncode, good.stdout) == (0, '[]\n'), good
+    with open(c.audit, encoding='utf-8') as file:
+        line = json.loads(file.read().splitlines()[-1])
+    assert line['remote'] == '127.0.0.1' and line['path'] == '/v1/sandboxes' and line['ua'].startswith('forkd/'), line
     bad = subprocess.run([FORKD, 'ls'], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert bad.returncode == 1 and 'cannot be asked' in bad.stderr and 'certificate' in bad.stderr, bad
     assert c.stop() == 0
