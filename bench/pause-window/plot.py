@@ -7,21 +7,27 @@ import sys
 import svg
 import table
 
-X_TITLES = {"sizes": "memory of the guest", "hot": "rewritten all the time", "rates": "written in a second",
-            "vcpus": "CPUs of the guest"}
+X_TITLES = {"sizes": "memory of the guest", "hot": "rewritten", "rates": "written in a second",
+            "vcpus": "guest"}
+
+
+def without_unit(names):
+    """Names without what all of them end with, and that."""
+    units = {name.partition(" ")[2] for name in names}
+    return ([name.partition(" ")[0] for name in names], units.pop()) if len(units) == 1 else (names, "")
 
 
 def over_settings(name, rows):
     """Pause and gap of every branch over the setting that was varied."""
     trials = table.trials(rows)
-    names = [trial[0]["series"] for trial in trials]
+    names, unit = without_unit([trial[0]["series"] for trial in trials])
 
     def dots(column, scale=1.0, shift=0.0):
         return [(i + shift, row[column] * scale) for i, trial in enumerate(trials) for row in trial if row[column]]
 
     floor = [(i, trial[0]["park_floor_us"] / 1000) for i, trial in enumerate(trials)]
     median = [(i, table.percentile(trial, "pause_ms", 50)) for i, trial in enumerate(trials)]
-    return svg.chart(f"Pause of a branch: {name}", X_TITLES[name], "ms", [
+    return svg.chart(f"Pause of a branch: {name}", f"{X_TITLES[name]}, {unit}".rstrip(", "), "ms", [
         svg.Series("pause, median", median),
         svg.Series("park floor", floor, dashed=True),
         svg.Series("pause, each", dots("pause_ms", shift=-0.08), dots=True),

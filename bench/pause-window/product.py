@@ -45,12 +45,18 @@ class Controller:
 
     def __enter__(self):
         end = time.monotonic() + DEADLINE
-        while not os.path.exists(self.socket):
+        while not self.answers():
             if self.process.poll() is not None or time.monotonic() > end:
                 with open(f"{self.dir}/log") as log:
                     raise RuntimeError(f"forkd-controller did not start: {log.read()}")
             time.sleep(0.02)
         return self
+
+    def answers(self):
+        try:
+            return self.call("GET", "/healthz") == {"ok": True}
+        except OSError:
+            return False
 
     def __exit__(self, *_):
         self.process.terminate()

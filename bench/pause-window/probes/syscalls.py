@@ -5,11 +5,14 @@ import re
 
 import probe
 
+# A vCPU enters KVM_RUN at the end of one pause and leaves it at the beginning of the next: that is no part of either.
 PROGRAM = """
-tracepoint:raw_syscalls:sys_enter /@in[pid] && args->id >= 0/ { @entered[tid] = nsecs; }
+tracepoint:raw_syscalls:sys_enter /@in[pid]/ { @entered[tid] = nsecs; @call[tid] = args->id; }
 tracepoint:raw_syscalls:sys_exit /@entered[tid]/ {
-    if (@in[pid]) { @calls[args->id] = count(); @ns[args->id] = sum(nsecs - @entered[tid]); }
-    delete(@entered[tid]);
+    if (@in[pid] && @entered[tid] > @in[pid]) {
+        @calls[@call[tid]] = count(); @ns[@call[tid]] = sum(nsecs - @entered[tid]);
+    }
+    delete(@entered[tid]); delete(@call[tid]);
 }
 """
 
