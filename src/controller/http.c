@@ -10,6 +10,7 @@
 #include "controller/tls.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <microhttpd.h>
 #include <pthread.h>
 #include <string.h>
@@ -299,6 +300,15 @@ static enum MHD_Result dispatch(struct request *rq)
     return MHD_YES;
 }
 
+/* It is quoted where it is not allowed. */
+static void method_copy(struct request *rq, const char *method)
+{
+    snprintf(rq->method, sizeof rq->method, "%s", method);
+    for (char *c = rq->method; *c; c++)
+        if (!isalnum((unsigned char)*c))
+            *c = '?';
+}
+
 static enum MHD_Result handle(void *arg, struct MHD_Connection *connection, const char *url, const char *method,
                               const char *http_version, const char *data, size_t *len, void **context)
 {
@@ -307,7 +317,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *connection, cons
         return MHD_NO;
     if (!rq->judged) {
         rq->connection = connection;
-        snprintf(rq->method, sizeof rq->method, "%s", method);
+        method_copy(rq, method);
         judge(rq);
         return rq->announced > DROP_MAX ? answer(rq) : MHD_YES;
     }

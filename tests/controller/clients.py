@@ -63,6 +63,15 @@ def pipelined_requests_are_answered_in_order(c):
 
 
 @case()
+def a_strange_method_is_quoted_without_what_a_terminal_acts_on(c):
+    for method, quoted in ((b'G\x1b[31mT', b'G??31mT'), (b'x' * 100, b'x' * 15), (b'\xff', b'?')):
+        with talk(c) as sock:
+            sock.sendall(request(method, '/healthz'))
+            (status, body), = read_answers(sock, 1)
+        assert status == 405 and body.startswith(b'{"error":"method %s is not allowed' % quoted), (method, status, body)
+
+
+@case()
 def a_body_in_pieces_or_in_chunks_is_one_body(c):
     body = b'{"snapshot_tag":"none"}'
     whole = request(b'POST', '/v1/sandboxes', body)
