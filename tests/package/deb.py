@@ -8,11 +8,13 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from debian import main, run, until
 
-TOP, BUILD, GUEST = map(pathlib.Path, sys.argv[1:])
+# As a module it is for in_lab.py, which makes nothing.
+TOP, BUILD, GUEST = map(pathlib.Path, sys.argv[1:] if __name__ == "__main__" else ("", "", ""))
 UNIT = "forkd-controller.service"
 EXPOSURE_MAX = 5.0  # of systemd-analyze security; docs/security.md says where it comes from
 
@@ -180,6 +182,24 @@ def an_upgrade_keeps_sandboxes_token_and_settings(machine):
     return None
 
 
+def in_the_lab_with_cgroup_2_limits_are_kept_under_the_unit(machine):
+    """The same installation, booted in the emulated KVM host: tests/package/in_lab.py."""
+    if not (TOP / "lab" / "run").exists() or not shutil.which("qemu-system-x86_64"):
+        print("# not tried in the lab: there is none")
+        return None
+    with tempfile.TemporaryDirectory(prefix="installed-", dir=BUILD) as folder:
+        copied = run("sh", "-c", 'cd "$1" && tar -c --one-file-system --exclude=./var/cache --exclude=./var/lib/apt'
+                     ' --exclude=./var/lib/forkd --exclude=./usr/share/locale --exclude=./root/forkd.deb . | tar -x -C "$2"',
+                     "copy", machine.root, folder)
+        assert copied.returncode == 0, copied.stdout
+        done = run(TOP / "lab" / "run", "--quiet", "--time", "1200", "--mem", "3072", "--build", BUILD, "--payload", folder,
+                   "--", TOP / "tests" / "package" / "in_lab.py", folder, seconds=2400)
+    for line in done.stdout.splitlines():
+        print(f"# {line}")
+    assert done.returncode == 0, done.stdout
+    return None
+
+
 def removal_ends_everything_and_keeps_snapshots_and_purge_leaves_nothing(machine):
     machine("apt-get", "remove", "-y", "forkd")
     assert vmms(machine) == 0
@@ -202,6 +222,7 @@ CLAIMS = [it_installs_on_a_clean_debian_and_starts, it_brings_all_its_programs_p
           a_restart_keeps_sandboxes,
           systemd_starts_a_killed_controller_again_and_sandboxes_live, a_stop_and_a_start_keep_sandboxes,
           an_upgrade_keeps_sandboxes_token_and_settings,
+          in_the_lab_with_cgroup_2_limits_are_kept_under_the_unit,
           removal_ends_everything_and_keeps_snapshots_and_purge_leaves_nothing]
 
 if __name__ == "__main__":

@@ -45,22 +45,28 @@ def root_archive(folder):
     return archive
 
 
+def root_make(folder):
+    """A root file system of its own, in a new directory of this one; the archive stays there for the next."""
+    if os.geteuid() != 0:
+        raise Missing("a Debian with its own systemd needs root")
+    for program in ("mmdebstrap", "unshare", "nsenter"):
+        if not shutil.which(program):
+            raise Missing(f"{program} is not installed")
+    archive = root_archive(pathlib.Path(folder))
+    root = pathlib.Path(tempfile.mkdtemp(prefix="debian-", dir=folder))
+    unpacked = run("tar", "-xf", archive, "-C", root, "--exclude=./dev/*")
+    assert unpacked.returncode == 0, unpacked.stdout
+    return root
+
+
 class Debian:
-    def __init__(self, folder):
-        """`folder` keeps the archive; the root is unpacked beside it and removed by close()."""
-        if os.geteuid() != 0:
-            raise Missing("a Debian with its own systemd needs root")
-        for program in ("mmdebstrap", "unshare", "nsenter"):
-            if not shutil.which(program):
-                raise Missing(f"{program} is not installed")
-        archive = root_archive(pathlib.Path(folder))
-        self.root = pathlib.Path(tempfile.mkdtemp(prefix="debian-", dir=folder))
-        self.process = None
+    def __init__(self, root):
+        """Takes the root over: close() removes it."""
+        self.root, self.process = pathlib.Path(root), None
         try:
-            unpacked = run("tar", "-xf", archive, "-C", self.root, "--exclude=./dev/*")
-            assert unpacked.returncode == 0, unpacked.stdout
             self.boot()
         except BaseException:
+            print("# " + self.explain().replace("\n", "\n# "))
             self.close()
             raise
 
@@ -71,6 +77,11 @@ class Debian:
             ["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", HERE / "boot",
              self.root], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         until(self.is_up, "systemd is up")
+
+    def explain(self):
+        """Why systemd is not up."""
+        jobs = self("systemctl", "list-jobs", check=False).stdout if getattr(self, "pid", None) else ""
+        return jobs + (self.root / "root" / "console").read_text(errors="replace")[-3000:]
 
     def is_up(self):
         assert self.process.poll() is None, (self.root / "root" / "console").read_text(errors="replace")[-2000:]
@@ -104,11 +115,15 @@ class Debian:
 def main(claims, build):
     """Runs the claims one after the other on one Debian, since each goes on where the one before ended. TAP."""
     try:
-        machine = Debian(build)
+        machine = Debian(root_make(build))
     except Missing as why:
         print(f"1..1\nok 1 - on a Debian 12 of its own # SKIP {why}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    return judge(claims, machine)
+
+
+def judge(claims, machine):
     print(f"1..{len(claims)}")
     bad, skip = 0, None
     try:
