@@ -139,8 +139,10 @@ static void a_diff_holds_what_was_written_and_no_more(void **state)
     struct template t;
     struct snapshot_meta meta;
     template_init(&t, 64 << 20, 16384, true);
+    for (uint64_t i = 0; i < 8; i++)
+        template_write_block(&t, 100 + i, 1);
     save_or_fail(&t, &(struct order){.root = root, .tag = "base"}, &meta);
-    assert_int_equal(meta.logical_bytes, 64 << 20);
+    assert_int_equal(meta.logical_bytes, (64 << 20) + 8 * TEMPLATE_PAGE);
     template_branch(&t, &meta);
     for (uint64_t i = 0; i < 50; i++)
         template_touch(&t, i * 300, 77);
