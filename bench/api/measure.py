@@ -50,7 +50,8 @@ class Server:
         self.controller.flags += ['--bind', self.url.removeprefix('http://')]
 
     def ask(self, method, path, body=None):
-        run = subprocess.run(['curl', '-sS', '-X', method, '-d', body or '', self.url + path], capture_output=True, check=True)
+        run = subprocess.run(['curl', '-sS', '-X', method, '-d', body or '', self.url + path], capture_output=True,
+                             check=True)
         return json.loads(run.stdout)
 
     def __enter__(self):
@@ -58,7 +59,8 @@ class Server:
         while 'listening' not in self.controller.read_log():
             assert self.controller.process.poll() is None, self.controller.read_log()
         self.ask('POST', '/v1/snapshots', json.dumps({'tag': 'py', 'kernel': os.environ['FORKD_TEST_KERNEL']}))
-        self.ids = [one['id'] for one in self.ask('POST', '/v1/sandboxes', f'{{"snapshot_tag":"py","n":{self.sandboxes}}}')]
+        self.ids = [one['id'] for one in self.ask('POST', '/v1/sandboxes',
+                                                  f'{{"snapshot_tag":"py","n":{self.sandboxes}}}')]
         return self
 
     def __exit__(self, *_):
@@ -68,12 +70,14 @@ class Server:
     def state(self):
         """What it holds; a thread is made when work comes and none is idle, up to a limit, and stays."""
         status = pathlib.Path(f'/proc/{self.controller.process.pid}/status').read_text(encoding='utf-8')
-        return {name: int(re.search(rf'{key}:\s*(\d+)', status)[1]) for name, key in (('resident_kib', 'VmRSS'), ('threads', 'Threads'))}
+        return {name: int(re.search(rf'{key}:\s*(\d+)', status)[1])
+                for name, key in (('resident_kib', 'VmRSS'), ('threads', 'Threads'))}
 
 
 def wrk(url, connections, seconds, script=None):
     command = ['wrk', '-t1', f'-c{connections}', f'-d{seconds}s', '--latency']
-    run = subprocess.run(command + (['-s', script] if script else []) + [url], capture_output=True, text=True, check=True)
+    run = subprocess.run(command + (['-s', script] if script else []) + [url], capture_output=True, text=True,
+                         check=True)
     units = {'us': 1e-3, 'ms': 1, 's': 1e3}
     value, unit = re.search(r'99%\s+([\d.]+)(us|ms|s)', run.stdout).groups()
     total = int(re.search(r'(\d+) requests in', run.stdout)[1])
@@ -83,7 +87,8 @@ def wrk(url, connections, seconds, script=None):
 
 
 def speed(server):
-    paths = {'one': '/v1/sandboxes/' + server.ids[0], f'list of {server.sandboxes}': '/v1/sandboxes', 'healthz': '/healthz'}
+    paths = {'one': '/v1/sandboxes/' + server.ids[0], f'list of {server.sandboxes}': '/v1/sandboxes',
+             'healthz': '/healthz'}
     for name, path in paths.items():
         for connections in (1, 4, 16, 64):
             yield {'what': name, 'connections': connections, **wrk(server.url + path, connections, SECONDS)}
@@ -119,7 +124,8 @@ def main():
     args = parser.parse_args()
     with Server(args.build.resolve(), SANDBOXES[args.what]) as server:
         for row in {'speed': speed, 'memory': memory}[args.what](server):
-            print(json.dumps(row) if args.json else '  '.join(f'{name} {value}' for name, value in row.items()), flush=True)
+            print(json.dumps(row) if args.json else '  '.join(f'{name} {value}' for name, value in row.items()),
+                  flush=True)
 
 
 main()

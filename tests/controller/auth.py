@@ -46,7 +46,8 @@ def weak_and_malformed_tokens_are_refused_by_their_line(c):
                         (TOKEN + ' run more', 'more than a token and its right'),
                         (good + '\nci:' + digest('y' * 20), 'line 2: the name ci is taken by another line'),
                         (good + '\n' + 'x' * 20, 'line 2: this is the token of ci as well'),
-                        ('x' * 5000, 'longer than 4096 bytes'), ('\n# nobody\n', 'holds no token'), ('', 'holds no token'),
+                        ('x' * 5000, 'longer than 4096 bytes'), ('\n# nobody\n', 'holds no token'),
+                        ('', 'holds no token'),
                         (''.join(f'token-number-{i:08d}\n' for i in range(300)), 'more than 256 tokens'),
                         (TOKEN + '\0', 'is no text'), ('\n' * 300000, 'is longer than')):
         refuses(c, '--token-file', token_file(c, text), words=words)
@@ -79,18 +80,21 @@ def a_file_of_one_token_gives_every_right(c):
 @case(start=False)
 def each_right_opens_what_it_includes_and_no_more(c):
     tokens = {'watcher': 'read', 'worker': 'run', 'keeper': 'admin'}
-    start_with(c, '# three\n' + ''.join(f'{name}:{digest(name * 4).upper()}\t{right}\n' for name, right in tokens.items()))
+    start_with(c, '# three\n' + ''.join(f'{name}:{digest(name * 4).upper()}\t{right}\n'
+                                        for name, right in tokens.items()))
     asked = (('GET', '/version', 'read'), ('GET', '/v1/snapshots', 'read'), ('GET', '/v1/sandboxes', 'read'),
              ('GET', '/v1/sandboxes/x', 'read'), ('POST', '/v1/sandboxes', 'run'), ('DELETE', '/v1/sandboxes/x', 'run'),
              ('POST', '/v1/sandboxes/x/exec', 'run'), ('POST', '/v1/sandboxes/x/eval', 'run'),
-             ('POST', '/v1/sandboxes/x/ping', 'run'), ('POST', '/v1/sandboxes/x/branch', 'run'), ('POST', '/v1/sandboxes/x/resume', 'run'),
+             ('POST', '/v1/sandboxes/x/ping', 'run'), ('POST', '/v1/sandboxes/x/branch', 'run'),
+             ('POST', '/v1/sandboxes/x/resume', 'run'),
              ('POST', '/v1/snapshots', 'admin'), ('DELETE', '/v1/snapshots/x', 'admin'))
     order = ['read', 'run', 'admin']
     for name, right in tokens.items():
         for method, path, needed in asked:
             status, answer = ask(c, name * 4, method, path)
             if order.index(right) < order.index(needed):
-                assert (status, answer) == (403, {'error': f'the token {name} has the right to {right}; this needs {needed}'})
+                why = f'the token {name} has the right to {right}; this needs {needed}'
+                assert (status, answer) == (403, {'error': why})
             else:
                 assert status not in (401, 403), (name, method, path, answer)
             assert last_line(c)['token_id'] == name and last_line(c)['status'] == status

@@ -6,11 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from harness import KERNEL, case, main
 
 HUGE = 10 ** 30
-WRONG_JSON = ('{', '[1,2', '{"a":}', '{"a":1}x', '\0', '\xff', '{"a":"\\ud800"}', '{"tag":"x","tag":"y"}', '[' * 100000, '"text"', '5',
+WRONG_JSON = ('{', '[1,2', '{"a":}', '{"a":1}x', '\0', '\xff', '{"a":"\\ud800"}', '{"tag":"x","tag":"y"}',
+              '[' * 100000, '"text"', '5',
               'null', '[]', 'true', 'NaN', '{"a":1e999}', '{"a":' + '9' * 400 + '}', "{'a':1}")
-NO_TAGS = ('', '.', '..', '../x', 'a/b', '/etc/passwd', '-x', '.x', 'x' * 65, 'a b', 'a\n', 'é', 'a\0b', '..%2f', '%2e%2e', '~', 'a;b')
+NO_TAGS = ('', '.', '..', '../x', 'a/b', '/etc/passwd', '-x', '.x', 'x' * 65, 'a b', 'a\n', 'é', 'a\0b', '..%2f',
+           '%2e%2e', '~', 'a;b')
 # As parts of a path: encoded and raw.
-NO_NAMES = ('..', '.', '%2e%2e', '..%2f..%2fetc', '%2e%2e%2fetc%2fpasswd', 'x' * 150, '%ff', '%c3%28', "'%20or%201=1", '%0a', 'a%25b',
+NO_NAMES = ('..', '.', '%2e%2e', '..%2f..%2fetc', '%2e%2e%2fetc%2fpasswd', 'x' * 150, '%ff', '%c3%28', "'%20or%201=1",
+            '%0a', 'a%25b',
             '-rf', '$(id)', 'sb-*', '%E2%80%AE')
 
 
@@ -27,7 +30,8 @@ def refused(c, method, path, body, statuses=(400,)):
 
 
 def world(c):
-    return c.get('/v1/snapshots'), c.get('/v1/sandboxes'), c.get('/v1/workspaces'), len(c.processes()), c.run_directories()
+    return (c.get('/v1/snapshots'), c.get('/v1/sandboxes'), c.get('/v1/workspaces'), len(c.processes()),
+            c.run_directories())
 
 
 class Unchanged:
@@ -69,15 +73,18 @@ def malformed_json_is_400_on_every_route(c):
 @case()
 def fields_of_the_wrong_type_are_named(c):
     one = prepared(c)
-    fields = {'/v1/snapshots': {'tag': 's', 'kernel': 's', 'rootfs': 's', 'image': 's', 'initrd': 's', 'ready_cmd': 's', 'rw': 'b',
+    fields = {'/v1/snapshots': {'tag': 's', 'kernel': 's', 'rootfs': 's', 'image': 's', 'initrd': 's',
+                                'ready_cmd': 's', 'rw': 'b',
                                 'boot_wait_secs': 'n', 'mem_size_mib': 'n', 'vcpus': 'n', 'warmup': 'l'},
-              '/v1/sandboxes': {'snapshot_tag': 's', 'n': 'n', 'memory_limit_mib': 'n', 'prewarm': 'b', 'live_fork': 'b',
+              '/v1/sandboxes': {'snapshot_tag': 's', 'n': 'n', 'memory_limit_mib': 'n', 'prewarm': 'b',
+                                'live_fork': 'b',
                                 'hugepages': 'b'},
               f'/v1/sandboxes/{one}/exec': {'args': 'l', 'timeout_secs': 'n', 'env': 'o', 'cwd': 's', 'stdin': 's',
                                             'output_limit': 'n'},
               f'/v1/sandboxes/{one}/eval': {'code': 's', 'timeout_secs': 'n'},
               '/v1/workspaces': {'name': 's', 'snapshot_tag': 's', 'memory_limit_mib': 'n'},
-              f'/v1/sandboxes/{one}/branch': {'tag': 's', 'mode': 's', 'diff': 'b', 'live': 'b', 'measure_diff': 'b', 'wait': 'b',
+              f'/v1/sandboxes/{one}/branch': {'tag': 's', 'mode': 's', 'diff': 'b', 'live': 'b', 'measure_diff': 'b',
+                                              'wait': 'b',
                                               'parent_tag': 's'}}
     values = {'s': 'text', 'b': True, 'n': 1, 'l': ['a', 2], 'o': {'a': 'b'}}
     with Unchanged(c):
@@ -101,7 +108,8 @@ def numbers_beyond_their_range_are_refused(c):
     with Unchanged(c):
         for path, numbers in ranges.items():
             for name, (low, high) in numbers.items():
-                for value in (low - 1, high + 1, -1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) + low, HUGE, -HUGE, low + 0.5, float(low)):
+                for value in (low - 1, high + 1, -1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) + low, HUGE, -HUGE,
+                              low + 0.5, float(low)):
                     if value == low:
                         value = f'{low}.0'  # a float, written as one
                     body = json.dumps({**bodies(one)[path], name: 0}).replace(f'"{name}": 0', f'"{name}": {value}')
@@ -126,10 +134,12 @@ def names_in_paths_lead_nowhere_else(c):
     prepared(c)
     with Unchanged(c):
         for name in NO_NAMES:
-            for method, path in (('GET', '/v1/sandboxes/{}'), ('DELETE', '/v1/sandboxes/{}'), ('POST', '/v1/sandboxes/{}/ping'),
+            for method, path in (('GET', '/v1/sandboxes/{}'), ('DELETE', '/v1/sandboxes/{}'),
+                                 ('POST', '/v1/sandboxes/{}/ping'),
                                  ('POST', '/v1/sandboxes/{}/exec'), ('POST', '/v1/sandboxes/{}/branch'),
                                  ('GET', '/v1/workspaces/{}'), ('DELETE', '/v1/workspaces/{}'),
-                                 ('POST', '/v1/workspaces/{}/suspend'), ('DELETE', '/v1/snapshots/{}'), ('DELETE', '/v1/snapshots/{}?force=true')):
+                                 ('POST', '/v1/workspaces/{}/suspend'), ('DELETE', '/v1/snapshots/{}'),
+                                 ('DELETE', '/v1/snapshots/{}?force=true')):
                 refused(c, method, path.format(name), '{"args":["true"]}', (400, 404))
 
 

@@ -14,7 +14,8 @@ FORKD = os.environ['FORKD_TEST_CLI']
 def cleanup(c, *flags, status=0):
     # The usual places of this host are not looked into: only what this test made is there.
     env = {**os.environ, 'FORKD_STATE': c.state, 'XDG_STATE_HOME': os.path.join(c.dir, 'nowhere')}
-    run = subprocess.run([FORKD, 'cleanup', '--json', *flags], env=env, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run([FORKD, 'cleanup', '--json', *flags], env=env, capture_output=True, text=True, timeout=60,
+                         check=False)
     assert run.returncode == status, run
     return [row for row in json.loads(run.stdout) if row['path'].startswith(c.dir)]
 
@@ -53,7 +54,8 @@ def what_a_lost_state_left_is_named_first_and_removed_when_told(c):
     processes = c.processes()
     for _ in range(2):
         found = cleanup(c)
-        assert sorted(row['pid'] for row in found if row['kind'] == 'process') == sorted(processes) == sorted(c.processes())
+        told = sorted(row['pid'] for row in found if row['kind'] == 'process')
+        assert told == sorted(processes) == sorted(c.processes())
         assert [row['path'] for row in found if row['kind'] == 'directory'] == [c.run]
         assert len(found) == 4 and not any(row['removed'] for row in found) and all(row['why'] for row in found)
     found = cleanup(c, '-y')

@@ -24,7 +24,8 @@ def talk(c):
 
 
 def request(method, path, body=b'', fields=b''):
-    return b'%s %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s' % (method, path.encode(), fields, len(body), body)
+    head = b'%s %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n' % (method, path.encode(), fields, len(body))
+    return head + body
 
 
 def read_answers(sock, count):
@@ -52,8 +53,10 @@ def is_hung_up(sock):
 def pipelined_requests_are_answered_in_order(c):
     c.snapshot()
     one = c.fork()[0]['id']
-    turn = [(request(b'GET', '/healthz'), 200), (request(b'POST', f'/v1/sandboxes/{one}/exec', b'{"args":["echo","%d"]}'), 200),
-            (request(b'GET', '/none'), 404), (request(b'POST', '/v1/sandboxes', b'{'), 400), (request(b'PUT', '/version'), 405),
+    turn = [(request(b'GET', '/healthz'), 200),
+            (request(b'POST', f'/v1/sandboxes/{one}/exec', b'{"args":["echo","%d"]}'), 200),
+            (request(b'GET', '/none'), 404), (request(b'POST', '/v1/sandboxes', b'{'), 400),
+            (request(b'PUT', '/version'), 405),
             (request(b'POST', f'/v1/sandboxes/{one}/ping'), 200), (request(b'GET', f'/v1/sandboxes/{one}'), 200)]
     with talk(c) as sock:
         sock.sendall(b''.join(data for data, _ in turn * 12))
@@ -75,7 +78,8 @@ def a_strange_method_is_quoted_without_what_a_terminal_acts_on(c):
 def a_body_in_pieces_or_in_chunks_is_one_body(c):
     body = b'{"snapshot_tag":"none"}'
     whole = request(b'POST', '/v1/sandboxes', body)
-    chunks = b''.join(b'%x\r\n%s\r\n' % (len(body[i:i + 5]), body[i:i + 5]) for i in range(0, len(body), 5)) + b'0\r\n\r\n'
+    chunks = b''.join(b'%x\r\n%s\r\n' % (len(body[i:i + 5]), body[i:i + 5])
+                      for i in range(0, len(body), 5)) + b'0\r\n\r\n'
     chunked = b'POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n' + chunks
     for data in (whole, chunked):
         with talk(c) as sock:

@@ -104,7 +104,8 @@ def what_is_written_and_what_cannot_be_is_counted(c):
     if not KERNEL:
         raise Skip('a VMM that is none has no memory to write')
     c.snapshot()
-    until(lambda: assert_histogram_is_sound(scrape(c)[0], 'forkd_snapshot_write_duration_seconds')[0] == 1, 'it is written')
+    until(lambda: assert_histogram_is_sound(scrape(c)[0], 'forkd_snapshot_write_duration_seconds')[0] == 1,
+          'it is written')
     found, types = scrape(c)
     assert found['forkd_snapshot_written_bytes_total', None] > 0
     assert found['forkd_snapshot_writes_failed_total', None] == 0

@@ -12,13 +12,15 @@ from harness import Connection, case, main, until
 
 TOKENS = 'reader-of-all-things read\nrunner-of-the-things run\nadmin-of-every-thing admin\n'
 READER, RUNNER, ADMIN = (line.split()[0] for line in TOKENS.splitlines())
-TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool, 'null': type(None), 'array': list, 'object': dict}
+TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool, 'null': type(None), 'array': list,
+         'object': dict}
 # What no walk can make on any host: a field by its schema.
 ELSEWHERE = {('SandboxInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              **dict.fromkeys([(schema, field) for schema in ('SnapshotInfo', 'SnapshotInfoDetail')
                               for field in ('written_bytes', 'diff_ms', 'diff_physical_bytes', 'diff_logical_bytes',
-                                            'content_hash', 'parent_content_hash')], 'needs snapshots on a disk: tests/kvm/durable.py')}
+                                            'content_hash', 'parent_content_hash')],
+                             'needs snapshots on a disk: tests/kvm/durable.py')}
 # Likewise a status: snapshots of this walk's processes cannot be written. tests/kvm/durable.py does it.
 NOT_HERE = {('compactSnapshot', 200), ('compactSnapshot', 500)}
 
@@ -41,7 +43,9 @@ class Document:
         """A value against a schema; fields that the schema does not name are wrong as well."""
         schema, name = self.resolve(schema)
         kinds = [schema['type']] if isinstance(schema['type'], str) else schema['type']
-        fits = [kind for kind in kinds if isinstance(value, TYPES[kind]) and (kind == 'boolean') == isinstance(value, bool)]
+        # To Python true is a number too.
+        fits = [kind for kind in kinds
+                if isinstance(value, TYPES[kind]) and (kind == 'boolean') == isinstance(value, bool)]
         assert fits, f'{where} is {value!r} and should be {kinds}'
         assert value in schema.get('enum', [value]), f'{where} is {value!r}'
         if isinstance(value, str):
@@ -89,7 +93,7 @@ class Walk:
         text = body if isinstance(body, (str, bytes, type(None))) else json.dumps(body)
         headers = {**(self.bearer(token) if token else {}), **(fields or {})}
         url = path.format(**names) + query
-        status, answer, response = over(method.upper(), url, text, headers) if over else self.c.raw(method.upper(), url, text, headers)
+        status, answer, response = (over or self.c.raw)(method.upper(), url, text, headers)
         assert status == want, (operation, status, answer)
         return self.doc.answer(operation, status, response, answer)
 
@@ -125,8 +129,8 @@ def walk_snapshots(w):
     w.snapshot('py', warmup=['numpy'], mem_size_mib=64, vcpus=2, rw=True)
     w.go('createSnapshot', 400, {'tag': 'py', 'kernel': c.kernel()})
     w.go('createSnapshot', 500, {'tag': 'bad', 'kernel': c.kernel('boot=panic')})
-    silent = threading.Thread(target=w.go, args=('createSnapshot', 500, {'tag': 'slow', 'kernel': c.kernel('boot=silent'),
-                                                                         'boot_wait_secs': 3}))
+    slow = {'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 3}
+    silent = threading.Thread(target=w.go, args=('createSnapshot', 500, slow))
     silent.start()
     until(lambda: any(one['status'] == 'writing' for one in w.go('listSnapshots', 200)), 'the slow one is being made')
     w.go('deleteSnapshot', 409, tag='slow')
@@ -191,7 +195,8 @@ def walk_agent_failures(w):
     """An agent that hangs up instead of answering."""
     w.snapshot('mute', 'ping=hangup')
     one, = w.spawn('mute')
-    for operation, body in (('pingSandbox', None), ('execCommand', {'args': ['hangup']}), ('evalCode', {'code': 'hangup'})):
+    for operation, body in (('pingSandbox', None), ('execCommand', {'args': ['hangup']}),
+                            ('evalCode', {'code': 'hangup'})):
         w.go(operation, 502, body, id=one)
     w.go('killSandbox', 204, id=one)
     w.go('deleteSnapshot', 204, tag='mute')
@@ -210,7 +215,8 @@ def walk_branches(w):
     w.go('branchSandbox', 500, {}, id=broken)
     w.snapshot('hangs', 'stream=hang:1')
     hanging, = w.spawn('hangs')
-    under_way = threading.Thread(target=c.call, args=('POST', f'/v1/sandboxes/{hanging}/branch', '{"tag":"never"}', w.bearer(ADMIN)))
+    under_way = threading.Thread(target=c.call, args=('POST', f'/v1/sandboxes/{hanging}/branch', '{"tag":"never"}',
+                                                      w.bearer(ADMIN)))
     under_way.start()
     until(lambda: 'forkd_branches_in_flight 1\n' in w.metrics(), 'a branch is under way')
     w.go('branchSandbox', 503, {}, id=one)
@@ -303,8 +309,8 @@ def walk_ending(w):
     """A controller that ends refuses what it would have to work on."""
     c = w.c
     kept = {name: keep(c) for name, (_, _, one) in w.doc.operations.items() if '503' in one['responses']}
-    last = threading.Thread(target=w.go, args=('createSnapshot', 500, {'tag': 'last', 'kernel': c.kernel('boot=silent'),
-                                                                       'boot_wait_secs': 6}))
+    body = {'tag': 'last', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 6}
+    last = threading.Thread(target=w.go, args=('createSnapshot', 500, body))
     last.start()
     until(lambda: any(one['tag'] == 'last' for one in w.go('listSnapshots', 200)), 'there is something to be finished')
     c.process.send_signal(signal.SIGTERM)
@@ -355,7 +361,8 @@ def every_field_of_a_request_is_known_with_its_limits(c):
     c.snapshot()
     one = c.fork()[0]['id']
     doc = Document(c.get('/openapi.json')[1])
-    needed = {'to': 'new', 'tag': 'new', 'kernel': '/none', 'snapshot_tag': 'py', 'args': ['true'], 'code': '1', 'name': 'new'}
+    needed = {'to': 'new', 'tag': 'new', 'kernel': '/none', 'snapshot_tag': 'py', 'args': ['true'], 'code': '1',
+              'name': 'new'}
     for path, _, schema in requests(doc).values():
         url = path.format(id=one, tag='py', name='none')
         base = {key: needed[key] for key in [*schema['required'], 'kernel'] if key in schema['properties']}
@@ -375,7 +382,8 @@ def every_field_of_a_request_is_known_with_its_limits(c):
 @case()
 def every_route_is_in_it_and_no_other(c):
     tree = c.get('/openapi.json')[1]
-    told = {(method.upper(), re.sub(r'\{(\w+)\}', r':\1', path)) for path, methods in tree['paths'].items() for method in methods}
+    told = {(method.upper(), re.sub(r'\{(\w+)\}', r':\1', path))
+            for path, methods in tree['paths'].items() for method in methods}
     text = c.raw('GET', '/metrics')[1].decode()
     routes = set(re.findall(r'forkd_request_duration_seconds_count\{method="(\w+)",route="(/[^"]*)"\}', text))
     assert told == routes, (told - routes, routes - told)

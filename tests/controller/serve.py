@@ -89,7 +89,8 @@ def head_is_get_without_a_body(c):
 
 @case()
 def rubbish_on_the_socket_harms_nobody(c):
-    rubbish = [b'', b'\0' * 100, b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n', b'\xff' * 5000, b'POST /v1/snapshots HTTP/1.1\r\n',
+    rubbish = [b'', b'\0' * 100, b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n', b'\xff' * 5000,
+               b'POST /v1/snapshots HTTP/1.1\r\n',
                b'GET /healthz HTTP/1.1\r\nHost: x\r\nX: ' + b'y' * 200000 + b'\r\n\r\n',
                b'POST /v1/snapshots HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n',
                b'POST /v1/snapshots HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\nx']

@@ -16,14 +16,16 @@ FORKD = os.environ['FORKD_TEST_CLI']
 def certificate(c, name):
     """A certificate of localhost that vouches for itself, and its key."""
     cert, key = (os.path.join(c.dir, f'{name}.{what}') for what in ('cert', 'key'))
-    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', key,
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
+                    '-keyout', key,
                     '-out', cert, '-days', '2', '-subj', '/CN=localhost', '-addext',
                     'subjectAltName=DNS:localhost,IP:127.0.0.1'], check=True, capture_output=True, timeout=60)
     return cert, key
 
 
 def curl(c, ca, path, *flags, scheme='https'):
-    run = subprocess.run(['curl', '-sS', '--unix-socket', c.socket, '--cacert', ca, *flags, f'{scheme}://localhost{path}'],
+    run = subprocess.run(['curl', '-sS', '--unix-socket', c.socket, '--cacert', ca, *flags,
+                          f'{scheme}://localhost{path}'],
                          capture_output=True, text=True, timeout=60, check=False)
     return run.returncode, run.stdout, run.stderr
 
@@ -72,7 +74,8 @@ def curl_is_served_and_checks_the_certificate(c):
     other, _ = certificate(c, 'other')
     start_with(c, cert, key)
     assert curl(c, cert, '/healthz') == (0, '{"ok":true}', '')
-    status, out, _ = curl(c, cert, '/v1/snapshots', '-d', json.dumps({'tag': '../x', 'kernel': '/none'}), '-w', '%{http_code}')
+    status, out, _ = curl(c, cert, '/v1/snapshots', '-d', json.dumps({'tag': '../x', 'kernel': '/none'}), '-w',
+                          '%{http_code}')
     assert status == 0 and out.endswith('400') and '"error"' in out
     assert curl(c, other, '/healthz')[0] == 60
     assert curl(c, cert, '/healthz', scheme='http')[0] != 0
@@ -132,7 +135,8 @@ def the_command_line_speaks_https(c):
         port = probe.getsockname()[1]
     start_with(c, cert, key, '--bind', f'127.0.0.1:{port}')
     env = {**os.environ, 'FORKD_URL': f'https://localhost:{port}'}
-    good = subprocess.run([FORKD, 'ls', '--json'], env={**env, 'FORKD_CA': cert}, capture_output=True, text=True, timeout=60,
+    good = subprocess.run([FORKD, 'ls', '--json'], env={**env, 'FORKD_CA': cert}, capture_output=True, text=True,
+                          timeout=60,
                           check=False)
     assert (good.returncode, good.stdout) == (0, '[]\n'), good
     with open(c.audit, encoding='utf-8') as file:

@@ -16,7 +16,8 @@ GROUPS = pathlib.Path("/sys/fs/cgroup/forkd")
 
 def cleanup(*flags):
     env = {**os.environ, "FORKD_STATE": str(STATE / "state.db")}
-    out = subprocess.run([BUILD / "forkd", "cleanup", "--json", *flags], env=env, check=True, capture_output=True, text=True)
+    out = subprocess.run([BUILD / "forkd", "cleanup", "--json", *flags], env=env, check=True, capture_output=True,
+                         text=True)
     return [(row["kind"], row.get("pid") or row["path"], row["removed"]) for row in json.loads(out.stdout)]
 
 
