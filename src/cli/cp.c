@@ -92,8 +92,9 @@ static int put_blocks(const struct copy *c, int fd, unsigned mode, struct err *e
     own_free char *text = malloc(4 * (BLOCK + 2) / 3 + 1);
     char octal[16];
     snprintf(octal, sizeof octal, "%o", mode & 07777);
-    int rc = bytes && text ? there_run(c, ": > \"$1.forkd-cp\" && chmod \"$2\" \"$1.forkd-cp\"", octal, NULL, NULL, err)
-                           : err_say(err, ENOMEM, "out of memory");
+    if (!bytes || !text)
+        return err_say(err, ENOMEM, "out of memory");
+    int rc = there_run(c, ": > \"$1.forkd-cp\" && chmod \"$2\" \"$1.forkd-cp\"", octal, NULL, NULL, err);
     while (rc == 0) {
         ssize_t n = read(fd, bytes, BLOCK);
         if (n < 0)

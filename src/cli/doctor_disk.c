@@ -32,7 +32,7 @@ static void near(char *path)
     while (access(path, F_OK) < 0) {
         char *slash = strrchr(path, '/');
         if (!slash || slash == path) {
-            strcpy(path, "/");
+            memcpy(path, "/", sizeof "/");
             return;
         }
         *slash = 0;

@@ -2,8 +2,9 @@
 #ifndef FORKD_CONTROLLER_NOTIFY_H
 #define FORKD_CONTROLLER_NOTIFY_H
 
-/* Says READY=1 to the socket that NOTIFY_SOCKET names, and takes the variable out of the environment, so that nobody
- * started from here says anything. Where none is named, nothing. What goes wrong is logged. Once, in the main thread. */
+/* Says READY=1 to the socket that NOTIFY_SOCKET names, and takes the variable out of the environment, so that
+ * nobody started from here says anything. Where none is named, nothing. What goes wrong is logged. Once, in the main
+ * thread. */
 void notify_ready(void);
 
 #endif
