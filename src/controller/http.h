@@ -7,9 +7,13 @@
  *
  *     RECEIVING --(body complete)--> WORKING --(worker done)--> ANSWERED --(sent)--> freed
  *
+ * A client that is slow is dropped (connections.h); what the bodies of all requests take together is bounded. What is
+ * no HTTP at all never gets here: libmicrohttpd answers it with a page of its own.
+ *
  * Invariants.
  * 1. In WORKING the request belongs to its worker; libmicrohttpd does not touch a suspended connection.
- * 2. Nothing is kept of a body that will not be used. */
+ * 2. Nothing is kept of a body that will not be used.
+ * 3. A request that is not there wholly has done nothing. */
 #ifndef FORKD_CONTROLLER_HTTP_H
 #define FORKD_CONTROLLER_HTTP_H
 
@@ -31,8 +35,8 @@ struct http_config {
 int http_start(struct controller *c, const struct http_config *config, struct http **http, struct err *err);
 /* To be called every few seconds: hangs up on whoever takes longer. */
 void http_sweep(struct http *http);
-/* No new connections from here on, and no new work on those there are (503); waits at most `secs` for the requests that are being worked on. Returns how
- * many were not done by then. */
+/* No new connections from here on, and no new work on those there are (503); waits at most `secs` for the requests that
+ * are being worked on. Returns how many were not done by then. */
 unsigned http_drain(struct http *http, unsigned secs);
 /* The workers must have ended. */
 void http_stop(struct http *http);

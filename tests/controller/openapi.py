@@ -129,7 +129,7 @@ def walk_snapshots(w):
     w.snapshot('py', warmup=['numpy'], mem_size_mib=64, vcpus=2, rw=True)
     w.go('createSnapshot', 400, {'tag': 'py', 'kernel': c.kernel()})
     w.go('createSnapshot', 500, {'tag': 'bad', 'kernel': c.kernel('boot=panic')})
-    slow = {'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 3}
+    slow = {'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 8}
     silent = threading.Thread(target=w.go, args=('createSnapshot', 500, slow))
     silent.start()
     until(lambda: any(one['status'] == 'writing' for one in w.go('listSnapshots', 200)), 'the slow one is being made')
@@ -309,7 +309,7 @@ def walk_ending(w):
     """A controller that ends refuses what it would have to work on."""
     c = w.c
     kept = {name: keep(c) for name, (_, _, one) in w.doc.operations.items() if '503' in one['responses']}
-    body = {'tag': 'last', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 6}
+    body = {'tag': 'last', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 10}
     last = threading.Thread(target=w.go, args=('createSnapshot', 500, body))
     last.start()
     until(lambda: any(one['tag'] == 'last' for one in w.go('listSnapshots', 200)), 'there is something to be finished')

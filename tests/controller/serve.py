@@ -156,7 +156,7 @@ def sigint_finishes_what_is_being_done(c):
 
 @case()
 def nothing_new_is_begun_by_a_controller_that_ends(c):
-    body = json.dumps({'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 3})
+    body = json.dumps({'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 8})
     busy, kept = Connection(c.socket), Connection(c.socket)
     kept.request('GET', '/v1/sandboxes')
     assert kept.getresponse().read() == b'[]'
