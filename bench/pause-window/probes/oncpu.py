@@ -68,7 +68,7 @@ def main():
         title = f"On a processor in the pause: {args.engine}, {args.writer}, {args.root}"
         target = args.out / f"flame-{args.engine}-{args.writer}-{args.root}.svg"
         target.write_text(flame.graph(title, [list(reversed(frames)) for _, frames in inside]))
-        print(target)
+        print(target.name)
 
 
 if __name__ == "__main__":
