@@ -24,8 +24,8 @@ def main():
     time.sleep(REST_S)
     rested, again = pauses(args), pauses(args)
     print(f"{args.engine}, {args.writer}, {args.root}; {args.n} samples each, ms")
-    print(f"  after {REST_S} s of rest: " + " ".join(f"{ms:.3g}" for ms in rested))
-    print("  at once again:    " + " ".join(f"{ms:.3g}" for ms in again))
+    print(f"  after {REST_S} s of rest: " + probe.in_ms(rested))
+    print("  at once again:    " + probe.in_ms(again))
     beyond = max(sum(rested) - sum(again), 0)
     print(f"share of the pauses that goes with memory that was not there: {beyond / sum(rested):.0%}")
 

@@ -102,10 +102,14 @@ def workload(args, path):
     return vmbench.command(args.build, vars(args), path)
 
 
+def in_ms(values):
+    return " ".join(f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in values)
+
+
 def told(text):
     """What the workload said of its pauses, as one line."""
     branches = json.loads(text)["branches"]
-    return "pauses by the workload's own clock, ms: " + " ".join(f"{b['pause_us'] / 1000:.3g}" for b in branches)
+    return "pauses by the workload's own clock, ms: " + in_ms(b["pause_us"] / 1000 for b in branches)
 
 
 class Tracer:

@@ -32,7 +32,7 @@ def main():
         warm = sorted(ms[1:])
         name = filesystem if root == "host" else root
         print(f"  {name:6} cold {ms[0]:8.2f}, then p50 {warm[len(warm) // 2]:8.2f}, max {warm[-1]:8.2f}: "
-              + " ".join(f"{m:.3g}" for m in ms))
+              + probe.in_ms(ms))
     host, memory = (sum(found[root][1:]) for root in ("host", "tmpfs"))
     beyond = max(host - memory, 0)
     print(f"share of the pauses that goes with {filesystem}: {beyond / host:.0%} (a ratio of sums, without the cold ones)")
