@@ -1,6 +1,7 @@
 """The results as files: one CSV for each experiment, one row for each branch."""
 
 import csv
+import math
 import pathlib
 import statistics
 
@@ -53,7 +54,7 @@ def percentile(rows, column, percent):
         return None
     if percent == 50:
         return statistics.median(values)
-    return values[min(int(len(values) * percent / 100), len(values) - 1)]
+    return values[max(math.ceil(len(values) * percent / 100) - 1, 0)]
 
 
 def results(directory):
