@@ -109,10 +109,16 @@ async function exchanged(wire: Wire, call: Call, url: string, signal: AbortSigna
   }
 }
 
+/** A body of more bytes is sent when the controller has said that it takes it. */
+const ASK_FIRST = 1 << 20;
+
 function request(wire: Wire, call: Call, url: string, socketPath: string | undefined, signal: AbortSignal) {
   const body = call.body === undefined ? "" : JSON.stringify(call.body);
   const headers = headersOf(wire, call);
   if (call.method === "POST") headers["content-length"] = String(Buffer.byteLength(body));
+  const asks = Buffer.byteLength(body) > ASK_FIRST;
+  // What is refused is answered before it was sent, and Node forgets an answer when its socket breaks under a body.
+  if (asks) headers.expect = "100-continue";
   const options = { method: call.method, headers, agent: false as const, signal, socketPath, ca: wire.ca };
   return new Promise<Answer>((resolve, reject) => {
     const outgoing = (url.startsWith("https:") ? https : http).request(url, options, (incoming) => {
@@ -122,7 +128,8 @@ function request(wire: Wire, call: Call, url: string, socketPath: string | undef
       incoming.on("end", () => resolve({ status: incoming.statusCode!, text: Buffer.concat(pieces).toString() }));
     });
     outgoing.on("error", reject);
-    outgoing.end(body);
+    if (!asks) outgoing.end(body);
+    else outgoing.on("continue", () => outgoing.end(body)).flushHeaders();
   });
 }
 
