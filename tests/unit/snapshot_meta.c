@@ -34,6 +34,16 @@ static int describe(void **state)
     return 0;
 }
 
+/* As the format has it: padding between fields may differ. */
+static void assert_same(const struct snapshot_meta *a, const struct snapshot_meta *b)
+{
+    char one[SNAPSHOT_META_MAX], other[SNAPSHOT_META_MAX];
+    int len = snapshot_meta_encode(a, one, sizeof one, NULL);
+    assert_true(len > 0);
+    assert_int_equal(snapshot_meta_encode(b, other, sizeof other, NULL), len);
+    assert_string_equal(one, other);
+}
+
 static void what_was_written_is_read(void **state)
 {
     struct snapshot_meta got;
@@ -42,7 +52,10 @@ static void what_was_written_is_read(void **state)
     assert_true(len > 0);
     if (snapshot_meta_decode(&got, text, (size_t)len, &err) < 0)
         fail_msg("%s", err.text);
-    assert_memory_equal(&got, &meta, sizeof meta);
+    assert_same(&got, &meta);
+    assert_int_equal(got.base.mtime_ns, -5);
+    assert_int_equal(got.shared_bytes, 1024);
+    assert_string_equal(got.details, meta.details);
     char hash[SNAPSHOT_HASH_MAX];
     snapshot_meta_hash(&got, hash);
     assert_string_equal(hash, "deadbeef-00000001-00000002");
@@ -56,7 +69,7 @@ static void an_order_says_nothing_of_files(void **state)
     assert_null(strstr(text, "content_hash"));
     assert_int_equal(snapshot_meta_decode(&got, text, (size_t)len, NULL), 0);
     assert_false(got.written);
-    assert_memory_equal(&got, &order, sizeof order);
+    assert_same(&got, &order);
 }
 
 static void every_flipped_bit_and_every_cut_is_noticed(void **state)
