@@ -402,7 +402,8 @@ static bool is_deletable(enum snapshot_state state)
     return state == SNAPSHOT_READY || state == SNAPSHOT_STORED || state == SNAPSHOT_FAILED;
 }
 
-/* From here on nobody finds it, and nothing becomes a diff to it. */
+/* From here on nobody finds it, and nothing becomes a diff to it. It is held as a child holds it: its template must not
+ * end with its last child before the registry knows that it may. */
 static int hide(struct controller *c, struct snapshot *s, bool force, enum snapshot_state *was, struct err *err)
 {
     char names[ERR_TEXT_MAX - 160];
@@ -417,8 +418,10 @@ static int hide(struct controller *c, struct snapshot *s, bool force, enum snaps
     else if (dependents)
         rc = err_say(err, REFUSED_CONFLICT, "snapshot %s is the parent of %s; delete them too (cascade), or force it",
                      s->tag, names);
-    else
+    if (rc == 0) {
         s->state = SNAPSHOT_HIDDEN;
+        s->children++;
+    }
     pthread_mutex_unlock(&c->fleet.lock);
     return rc;
 }
@@ -427,20 +430,19 @@ static void unhide(struct controller *c, struct snapshot *s, enum snapshot_state
 {
     pthread_mutex_lock(&c->fleet.lock);
     s->state = was;
+    s->children--;
     pthread_mutex_unlock(&c->fleet.lock);
 }
 
 /* What is hidden ends with its last child, or now. */
 static int end_hidden(struct controller *c, struct snapshot *s, struct err *err)
 {
-    pthread_mutex_lock(&c->fleet.lock);
-    bool dead = s->template.pid == 0, over = s->children == 0;
-    pthread_mutex_unlock(&c->fleet.lock);
     int rc = registry_snapshot_set(c->registry, s->template.id, ROW_HIDDEN, "", err);
-    if (rc < 0 || !over)
-        return rc;
-    retire(c, s, dead);
-    return await_gone(c, s, err);
+    pthread_mutex_lock(&c->fleet.lock);
+    bool over = s->children == 1;
+    pthread_mutex_unlock(&c->fleet.lock);
+    snapshot_children_left(c, s, 1);
+    return rc < 0 || !over ? rc : await_gone(c, s, err);
 }
 
 /* One that was dependent, with a reference for the caller, or NULL. */

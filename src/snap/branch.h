@@ -19,6 +19,8 @@
  * (disk/disk.h). Where the source has merged none since, the target has the oldest of the source's and gets the others;
  * else it lets its own go and gets all. The source merges nothing between the save and RESUMED.
  *
+ * A guest that writes faster than it can be read is held back in the meantime (throttle.h): FETCH says how much.
+ *
  * So in the pause nobody waits for another process. Only where more pages are left than the stage holds, or the target
  * asked to compare all memory, the source stands still after PARKED until the target says RESUME.
  *
@@ -38,6 +40,7 @@
 
 #include "snap/branch_wire.h"
 #include "snap/content.h"
+#include "snap/throttle.h"
 #include "sys/loop.h"
 #include "vm/dirty.h"
 #include "vm/machine.h"
@@ -65,6 +68,7 @@ struct branch_source {
     struct loop_source peer; /* the socket to the target; closed by the branch */
     int layer_fd;            /* the private layer after the freeze, or -1 */
     struct branch_shared shared;
+    struct throttle throttle;
     unsigned target_layers, target_merges;
     bool captured; /* the pause is over: DONE is all that may come */
 };

@@ -20,11 +20,13 @@
 void branch_source_init(struct branch_source *b)
 {
     *b = (struct branch_source){.peer = {.fd = -1}, .layer_fd = -1};
+    throttle_init(&b->throttle);
 }
 
 void branch_source_end(struct branch_source *b)
 {
     int peer = b->peer.fd;
+    throttle_end(&b->throttle);
     if (b->machine)
         loop_remove(b->machine->host.loop, &b->peer);
     fd_close(&peer);
@@ -55,9 +57,11 @@ static int share(struct branch_source *b, const struct branch_message *m, int fd
     return rc < 0 ? rc : rehearse(b, err);
 }
 
-static int fetch(struct branch_source *b, struct err *err)
+static int fetch(struct branch_source *b, unsigned hold, struct err *err)
 {
-    int rc = dirty_fetch(b->dirty, b->machine, b->shared.wanted, err);
+    int rc = throttle_set(&b->throttle, b->machine, hold, err);
+    if (rc == 0)
+        rc = dirty_fetch(b->dirty, b->machine, b->shared.wanted, err);
     if (rc < 0)
         return rc;
     struct branch_message reply = {.word = BRANCH_FETCHED,
@@ -157,6 +161,7 @@ static int pause_and_capture(struct branch_source *b, bool hold, struct err *err
     int fds[BRANCH_FDS_MAX];
     unsigned count = 0;
     struct err ignored = {0};
+    throttle_end(&b->throttle);
     bool ran = m->phase == MACHINE_RUNNING, told = false;
     uint64_t began = clock_monotonic_ns();
     int rc = machine_park(m, true, err);
@@ -186,7 +191,7 @@ static int obey(struct branch_source *b, const struct branch_message *m, const i
         return m->word == BRANCH_HELLO && count == 1 ? share(b, m, fds[0], err)
                                                      : err_say(err, EPROTO, "the target of the branch said no HELLO");
     if (m->word == BRANCH_FETCH && !b->captured)
-        return fetch(b, err);
+        return fetch(b, m->hold, err);
     if (m->word == BRANCH_PARK && !b->captured) {
         int rc = pause_and_capture(b, m->hold, err);
         /* Not before the target was told of the layers as they were in the pause. */

@@ -100,11 +100,12 @@ static int64_t copy(struct target *t, struct err *err)
 struct convergence {
     uint64_t least;
     unsigned idle; /* rounds since the least shrank by an eighth */
+    unsigned hold; /* how much the guest is held back */
 };
 
 static bool converged(struct convergence *c, uint64_t wanted)
 {
-    enum { IDLE_ROUNDS = 6, IDLE_ROUNDS_SHORT = 2 };
+    enum { IDLE_ROUNDS = 12, IDLE_ROUNDS_SHORT = 2 };
     if (wanted <= BRANCH_FEW_PAGES)
         return true;
     if (wanted < c->least - c->least / 8) {
@@ -115,17 +116,27 @@ static bool converged(struct convergence *c, uint64_t wanted)
     return ++c->idle >= (wanted <= STAGE_PAGES ? IDLE_ROUNDS_SHORT : IDLE_ROUNDS);
 }
 
+/* Two rounds in vain are bad luck; then the guest is held back, more with each. It is not let go before the pause. */
+static void hold_back(struct convergence *c)
+{
+    unsigned level = c->idle < 2 ? 0 : c->idle - 1;
+    if (level > c->hold)
+        c->hold = level < THROTTLE_LEVELS ? level : THROTTLE_LEVELS - 1;
+}
+
 /* While the source runs. Fetched pages stay in the bitmap: the pause reads them if no round does. */
 static int rounds(struct target *t, struct branch_report *report, struct err *err)
 {
     struct convergence convergence = {.least = UINT64_MAX};
     for (; report->rounds < BRANCH_ROUNDS_MAX; report->rounds++) {
         struct branch_message answer;
-        int rc = ask(t, &(struct branch_message){.word = BRANCH_FETCH}, BRANCH_FETCHED, &answer, err);
+        int rc = ask(t, &(struct branch_message){.word = BRANCH_FETCH, .hold = convergence.hold}, BRANCH_FETCHED,
+                     &answer, err);
         if (rc < 0)
             return rc;
         if (converged(&convergence, answer.wanted))
             return 0;
+        hold_back(&convergence);
         int64_t pages = copy(t, err);
         if (pages < 0)
             return (int)pages;

@@ -19,11 +19,11 @@
 
 enum branch_word {
     BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has and their merges, instant; the shared memfd */
-    BRANCH_FETCH,     /* target */
+    BRANCH_FETCH,     /* target: hold = how much the guest is to be held back (throttle.h) */
     BRANCH_FETCHED,   /* source: wanted, ram */
     BRANCH_PARK,      /* target: hold = pause until RESUME whatever there is to read */
-    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), ram, staged, kick, save, log, pages; layers of the target's that
-                       are the oldest of the source's, all others after them, and the source's merges */
+    BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), ram, staged, kick, save, log, pages; layers of the target's
+                       that  are the oldest of the source's, all others after them, and the source's merges */
     BRANCH_RESUME,  /* target, where there was something to read or it asked to hold */
     BRANCH_RESUMED, /* source: instant, layers not written since its birth, resume */
     BRANCH_DONE,    /* target */

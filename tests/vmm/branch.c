@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/own.h"
 #include "snap/branch_wire.h"
+#include "snap/throttle.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -259,6 +260,35 @@ static void a_target_that_lies_about_being_done_costs_no_page(void **state)
     template_quit(&t);
 }
 
+/* The guest answers while it is held back, and is let go with the target. */
+static void a_source_that_is_held_back_goes_on_in_slices(void **state)
+{
+    enum { HELD_MOST = THROTTLE_LEVELS - 1, PINGS = 20 };
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    for (unsigned hold = 1; hold <= HELD_MOST + 1; hold++) {
+        int peer = target_say_hello(&source);
+        struct branch_message m = {.word = BRANCH_FETCH, .hold = hold};
+        unsigned none = 0;
+        assert_int_equal(branch_send(peer, &m, NULL, 0, NULL), 0);
+        assert_int_equal(branch_recv(peer, &m, NULL, &none, clock_monotonic_ns() + DEADLINE_SECONDS * NS_PER_SEC, NULL),
+                         1);
+        assert_int_equal(m.word, hold <= HELD_MOST ? BRANCH_FETCHED : BRANCH_SORRY);
+        for (int i = 0; i < PINGS; i++)
+            sandbox_ping(&source);
+        if (hold == 2) /* in the midst of it */
+            assert_int_equal(target_ask(peer, BRANCH_PARK), BRANCH_PARKED);
+        close(peer);
+        sandbox_ping(&source);
+        struct ctl_branched report;
+        struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+        assert_int_equal(report.pages_differing, 0);
+        template_quit(&branch);
+    }
+    sandbox_quit(&source);
+    template_quit(&t);
+}
+
 static void a_target_that_reads_nothing_does_not_stop_the_source(void **state)
 {
     struct template t = template_load(&image);
@@ -418,6 +448,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_branch_whose_target_dies_is_no_harm),
         cmocka_unit_test(a_branch_that_nobody_heard_of_is_missing_from_no_other),
         cmocka_unit_test(a_target_that_lies_about_being_done_costs_no_page),
+        cmocka_unit_test(a_source_that_is_held_back_goes_on_in_slices),
         cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
         cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
         cmocka_unit_test(a_template_that_is_not_of_the_sandbox_is_refused_in_words),
