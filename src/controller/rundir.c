@@ -3,12 +3,12 @@
 
 #include "base/io.h"
 #include "base/own.h"
+#include "sys/dirlock.h"
 #include "sys/sockdir.h"
 
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -45,10 +45,11 @@ int rundir_open(const char *path, struct rundir *run, struct err *err)
     own_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_set(err, errno, "open the run directory %s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-        return errno == EWOULDBLOCK
+    int rc = dirlock_take(fd);
+    if (rc < 0)
+        return rc == -EWOULDBLOCK
                    ? err_say(err, EWOULDBLOCK, "another forkd-controller is running on this state (it holds %s)", path)
-                   : err_set(err, errno, "lock the run directory %s", path);
+                   : err_set(err, -rc, "lock the run directory %s", path);
     run->fd = steal_fd(&fd);
     shelf_open(run);
     return 0;

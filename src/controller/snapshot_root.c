@@ -4,11 +4,11 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "sys/dirlock.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 static void writing_name(const char *id, char name[NAME_MAX])
@@ -79,7 +79,7 @@ int snapshot_root_open(const char *path, struct err *err)
     own_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_set(err, errno, "open the snapshot root %s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+    if (dirlock_take(fd) == -EWOULDBLOCK)
         return err_say(err, EWOULDBLOCK, "another controller keeps its snapshots in %s; choose another --snapshot-root",
                        path);
     rc = walk(fd, remove_litter, &fd, err);
