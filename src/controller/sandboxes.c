@@ -12,7 +12,6 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
-#include "controller/durable.h"
 #include "controller/leaf.h"
 #include "controller/memory.h"
 #include "controller/metrics.h"

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "disk/layers.h"
+#include "mem/bitmap.h"
 #include "snap/base_image.h"
 #include "snap/chain.h"
 #include "snap/machine_state.h"
@@ -66,7 +67,7 @@ struct saving {
 
 static int read_bitmap(int fd, uint64_t pages, uint64_t **bitmap, const char *what, struct err *err)
 {
-    size_t bytes = (size_t)((pages + 63) / 64 * 8);
+    size_t bytes = bitmap_words(pages) * sizeof **bitmap;
     *bitmap = NULL;
     if (fd < 0)
         return 0;

@@ -68,15 +68,15 @@ int throttle_set(struct throttle *t, struct machine *m, unsigned level, struct e
 {
     if (level >= THROTTLE_LEVELS)
         return err_say(err, EPROTO, "a guest cannot be held back by %u", level);
-    if (!level || t->timer.fd >= 0 || m->phase != MACHINE_RUNNING) {
-        t->level = level ? level : t->level;
+    if (!level || (t->timer.fd < 0 && m->phase != MACHINE_RUNNING))
         return 0;
-    }
+    t->level = level;
+    if (t->timer.fd >= 0)
+        return 0;
     own_fd int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (fd < 0)
         return err_set(err, errno, "make the timer of a guest that is held back");
     t->machine = m;
-    t->level = level;
     t->holding = false;
     t->timer.fn = on_timer;
     int rc = loop_add(m->host.loop, &t->timer, fd, EPOLLIN, err);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/own.h"
+#include "mem/image.h"
 #include "snap/crew.h"
 
 #include <fcntl.h>
@@ -180,15 +181,6 @@ static void pace_take(struct pace *pace, uint64_t bytes)
         ;
 }
 
-static bool is_zero(const uint8_t *block)
-{
-    const uint64_t *word = (const uint64_t *)(const void *)block;
-    for (size_t i = 0; i < BLOCK_BYTES / sizeof *word; i += 4)
-        if (word[i] | word[i + 1] | word[i + 2] | word[i + 3])
-            return false;
-    return true;
-}
-
 /* Reads what the chunk may hold; what is zero leaves `held`. */
 static int fill(struct job *job, struct block_chunk *chunk, uint8_t *buffer, struct err *err)
 {
@@ -198,7 +190,7 @@ static int fill(struct job *job, struct block_chunk *chunk, uint8_t *buffer, str
         if (rc < 0)
             return rc;
         for (unsigned i = 0; i < run; i++) {
-            if (!is_zero(into + (size_t)i * BLOCK_BYTES))
+            if (!image_page_is_zero(into + (size_t)i * BLOCK_BYTES))
                 continue;
             uint64_t bit = UINT64_C(1) << ((block + i) % 64);
             chunk->held[(block + i) / 64] &= ~bit;

@@ -23,7 +23,7 @@ static int usage(void)
     return 2;
 }
 
-/* What libraries open or ask for once is asked for now: jansson's seed, how many heaps malloc may have. */
+/* Before the filter: what libraries open or ask for once, jansson's seed and how many heaps malloc may have. */
 int store_confine(struct err *err)
 {
     const struct rlimit no_core = {0};

@@ -445,6 +445,20 @@ static void become_sandbox(struct ctl_message *spawn)
     serve_requests();
 }
 
+/* The child becomes what it is for; the controller hears of it. */
+static void fork_off(struct ctl_message *m, void (*become)(struct ctl_message *m))
+{
+    struct ctl_message reply;
+    ctl_message_init(&reply, CTL_SPAWNED, m->request);
+    struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
+    pid_t pid = clone_fork(&spec, &reply.fd[CTL_FD_PIDFD], NULL);
+    if (pid == 0)
+        become(m);
+    reply.pid.pid = (uint32_t)pid;
+    ctl_send(me.ctl, &reply, NULL);
+    ctl_message_close(&reply);
+}
+
 static void spawn(struct ctl_message *m)
 {
     me.number++;
@@ -456,15 +470,7 @@ static void spawn(struct ctl_message *m)
         ctl_send_failed(me.ctl, m->request, &err, NULL);
         return;
     }
-    struct ctl_message reply;
-    ctl_message_init(&reply, CTL_SPAWNED, m->request);
-    struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
-    pid_t pid = clone_fork(&spec, &reply.fd[CTL_FD_PIDFD], NULL);
-    if (pid == 0)
-        become_sandbox(m);
-    reply.pid.pid = (uint32_t)pid;
-    ctl_send(me.ctl, &reply, NULL);
-    ctl_message_close(&reply);
+    fork_off(m, become_sandbox);
 }
 
 /* What passes between source and new template is one byte: all of memory. */
@@ -516,15 +522,7 @@ static void branch(struct ctl_message *m)
         fprintf(stderr, "fake-vmm: BRANCH was heard\n");
         return;
     }
-    struct ctl_message reply;
-    ctl_message_init(&reply, CTL_SPAWNED, m->request);
-    struct clone_spec spec = {.cgroup_fd = m->fd[CTL_FD_CGROUP], .want_pidfd = true};
-    pid_t pid = clone_fork(&spec, &reply.fd[CTL_FD_PIDFD], NULL);
-    if (pid == 0)
-        become_branch(m);
-    reply.pid.pid = (uint32_t)pid;
-    ctl_send(me.ctl, &reply, NULL);
-    ctl_message_close(&reply);
+    fork_off(m, become_branch);
 }
 
 static void stream(struct ctl_message *m)
