@@ -457,6 +457,7 @@ int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struc
 {
     sqlite3_stmt *stmt = r->stmt[SNAPSHOT_EACH];
     int rc = 0, got;
+    pthread_mutex_lock(&r->lock);
     while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct snapshot_row row = {.state = (enum row_state)sqlite3_column_int(stmt, 2),
                                    .created_at_unix = (uint64_t)sqlite3_column_int64(stmt, 4),
@@ -473,6 +474,7 @@ int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struc
     if (rc == 0 && got != SQLITE_DONE)
         rc = fail(r, "cannot be read", err);
     sqlite3_reset(stmt);
+    pthread_mutex_unlock(&r->lock);
     return rc;
 }
 
@@ -481,6 +483,7 @@ int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struc
 {
     sqlite3_stmt *stmt = r->stmt[SANDBOX_EACH];
     int rc = 0, got;
+    pthread_mutex_lock(&r->lock);
     while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct sandbox_row row = {.state = (enum row_state)sqlite3_column_int(stmt, 2),
                                   .created_at_unix = (uint64_t)sqlite3_column_int64(stmt, 3),
@@ -495,6 +498,7 @@ int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struc
     if (rc == 0 && got != SQLITE_DONE)
         rc = fail(r, "cannot be read", err);
     sqlite3_reset(stmt);
+    pthread_mutex_unlock(&r->lock);
     return rc;
 }
 
@@ -529,6 +533,7 @@ int registry_workspaces_each(struct registry *r, int (*fn)(void *arg, const stru
 {
     sqlite3_stmt *stmt = r->stmt[WORKSPACE_EACH];
     int rc = 0, got;
+    pthread_mutex_lock(&r->lock);
     while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct workspace_row row = {.state = (enum workspace_state)sqlite3_column_int(stmt, 2),
                                     .memory_limit_mib = (uint64_t)sqlite3_column_int64(stmt, 6),
@@ -544,5 +549,6 @@ int registry_workspaces_each(struct registry *r, int (*fn)(void *arg, const stru
     if (rc == 0 && got != SQLITE_DONE)
         rc = fail(r, "cannot be read", err);
     sqlite3_reset(stmt);
+    pthread_mutex_unlock(&r->lock);
     return rc;
 }

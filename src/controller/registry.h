@@ -85,7 +85,7 @@ int registry_sandboxes_ready(struct registry *registry, const struct sandbox_row
                              struct err *err);
 int registry_sandbox_remove(struct registry *registry, const char *id, struct err *err);
 
-/* Calls `fn` for every row, sandboxes after snapshots; a negative return value ends the walk and is returned. */
+/* Calls `fn`, which must not call the registry, for every row; a negative return value ends the walk and is returned. */
 int registry_snapshots_each(struct registry *registry, int (*fn)(void *arg, const struct snapshot_row *row), void *arg,
                             struct err *err);
 int registry_sandboxes_each(struct registry *registry, int (*fn)(void *arg, const struct sandbox_row *row), void *arg,

@@ -41,10 +41,10 @@ class Skip(Exception):
 
 
 def until(condition, what):
-    """Waits for a condition that another process makes true."""
+    """Waits for a condition that another process makes true; `what` says it, or is a function that says what is so instead."""
     end = time.monotonic() + DEADLINE
     while not (value := condition()):
-        assert time.monotonic() < end, f'never: {what}'
+        assert time.monotonic() < end, f'never: {what() if callable(what) else what}'
         time.sleep(0.005)
     return value
 

@@ -46,4 +46,4 @@ def disagreement(c):
 
 
 def assert_agreement(c):
-    until(lambda: not disagreement(c), f'all agrees: {disagreement(c)}')
+    until(lambda: not disagreement(c), lambda: f'all agrees: {disagreement(c)}')
