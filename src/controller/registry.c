@@ -252,6 +252,21 @@ static int finish(struct registry *r, int rc, struct err *err)
     return rc;
 }
 
+/* The same for what outlives the host: the commit is on the disk when lasting_finish() returns. SQLite takes the level
+ * when it compiles the pragma, and only outside of a transaction, so it is no prepared statement. */
+static int lasting_begin(struct registry *r, struct err *err)
+{
+    int rc = execute(r, "PRAGMA synchronous = FULL", err);
+    return rc == 0 ? step(r, BEGIN, err) : rc;
+}
+
+static int lasting_finish(struct registry *r, int rc, struct err *err)
+{
+    rc = finish(r, rc, err);
+    execute(r, "PRAGMA synchronous = NORMAL", NULL);
+    return rc;
+}
+
 static int branch_add(struct registry *r, const struct snapshot_row *row, struct err *err)
 {
     sqlite3_stmt *stmt = r->stmt[BRANCH_ADD];
@@ -265,7 +280,7 @@ static int branch_add(struct registry *r, const struct snapshot_row *row, struct
 int registry_snapshot_add(struct registry *r, const struct snapshot_row *row, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    int rc = step(r, BEGIN, err);
+    int rc = lasting_begin(r, err);
     sqlite3_stmt *stmt = r->stmt[SNAPSHOT_ADD];
     bind_text(stmt, 1, row->id);
     bind_text(stmt, 2, row->tag);
@@ -279,7 +294,7 @@ int registry_snapshot_add(struct registry *r, const struct snapshot_row *row, st
         rc = step(r, SNAPSHOT_ADD, err);
     if (rc == 0 && *row->branch.source)
         rc = branch_add(r, row, err);
-    rc = finish(r, rc, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -310,7 +325,10 @@ int registry_snapshot_set(struct registry *r, const char *id, enum row_state sta
     bind_text(stmt, 1, id);
     sqlite3_bind_int(stmt, 2, state);
     bind_text(stmt, 3, reason);
-    int rc = step(r, SNAPSHOT_SET, err);
+    int rc = lasting_begin(r, err);
+    if (rc == 0)
+        rc = step(r, SNAPSHOT_SET, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -320,7 +338,10 @@ int registry_snapshot_image(struct registry *r, const char *id, uint64_t bytes, 
     pthread_mutex_lock(&r->lock);
     bind_text(r->stmt[SNAPSHOT_IMAGE], 1, id);
     bind_number(r->stmt[SNAPSHOT_IMAGE], 2, bytes);
-    int rc = step(r, SNAPSHOT_IMAGE, err);
+    int rc = lasting_begin(r, err);
+    if (rc == 0)
+        rc = step(r, SNAPSHOT_IMAGE, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -328,7 +349,7 @@ int registry_snapshot_image(struct registry *r, const char *id, uint64_t bytes, 
 int registry_branch_ready(struct registry *r, const char *id, const struct rest_branch *branch, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    int rc = step(r, BEGIN, err);
+    int rc = lasting_begin(r, err);
     if (rc == 0) {
         bind_text(r->stmt[SNAPSHOT_SET], 1, id);
         sqlite3_bind_int(r->stmt[SNAPSHOT_SET], 2, ROW_READY);
@@ -342,7 +363,7 @@ int registry_branch_ready(struct registry *r, const char *id, const struct rest_
         bind_text(r->stmt[SANDBOX_BRANCHED], 2, id);
         rc = step(r, SANDBOX_BRANCHED, err);
     }
-    rc = finish(r, rc, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -356,12 +377,12 @@ static int remove_by_id(struct registry *r, enum statement which, const char *id
 int registry_snapshot_remove(struct registry *r, const char *id, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    int rc = step(r, BEGIN, err);
+    int rc = lasting_begin(r, err);
     if (rc == 0)
         rc = remove_by_id(r, SNAPSHOT_REMOVE, id, err);
     if (rc == 0)
         rc = remove_by_id(r, BRANCH_REMOVE, id, err);
-    rc = finish(r, rc, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -515,7 +536,10 @@ int registry_workspace_put(struct registry *r, const struct workspace_row *row, 
     bind_number(stmt, 7, row->memory_limit_mib);
     bind_number(stmt, 8, row->created_at_unix);
     bind_number(stmt, 9, row->active_at_unix);
-    int rc = step(r, WORKSPACE_PUT, err);
+    int rc = lasting_begin(r, err);
+    if (rc == 0)
+        rc = step(r, WORKSPACE_PUT, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }
@@ -523,7 +547,10 @@ int registry_workspace_put(struct registry *r, const struct workspace_row *row, 
 int registry_workspace_remove(struct registry *r, const char *name, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    int rc = remove_by_id(r, WORKSPACE_REMOVE, name, err);
+    int rc = lasting_begin(r, err);
+    if (rc == 0)
+        rc = remove_by_id(r, WORKSPACE_REMOVE, name, err);
+    rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
 }

@@ -8,8 +8,10 @@
  * (berths.h), and become ready while the sandbox comes up: whether it was handed out, its VMM knows (HANDED), and one
  * that was not is undone like an intent. Rows go when nothing of the thing is left.
  *
- * The journal is WAL with synchronous=NORMAL: a controller's death loses nothing, the host's death may lose the
- * last commits, but it ends all VMMs as well.
+ * The journal is WAL: a controller's death loses nothing. What outlives the host (snapshots and workspaces) is committed
+ * with synchronous=FULL, and is on the disk when the function returns. Sandboxes end with the host, so their rows are
+ * committed with synchronous=NORMAL, and a spawn waits for the disk only where the journal begins anew (every 1000 pages):
+ * the host's death may lose the last of them.
  *
  * Invariants.
  * 1. The file is ours (application id) and not of a later version, or it is refused and not written. An earlier

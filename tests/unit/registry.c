@@ -1,0 +1,185 @@
+/* registry.c: claims about src/controller/registry.
+ *
+ * SQLite asks for the disk through fdatasync() and fsync(); this program has its own, which count. */
+#include "controller/registry.h"
+
+#include "base/own.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static unsigned syncs;
+
+int fdatasync(int fd)
+{
+    syncs++;
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd)
+{
+    syncs++;
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static char dir[] = "/tmp/forkd-registry-XXXXXX", path[sizeof dir + 16];
+static struct registry *registry;
+static const struct snapshot_row snapshot = {.id = "tm-1", .tag = "py", .state = ROW_MAKING, .tree = "tm-1"};
+static const struct sandbox_row sandbox = {.id = "sb-1", .snapshot_id = "tm-1", .state = ROW_MAKING};
+static const struct workspace_row workspace = {
+    .name = "w", .id = "ws-1", .state = WORKSPACE_SUSPENDED, .source_tag = "py"};
+
+static void opened(const char *file)
+{
+    struct err err;
+    snprintf(path, sizeof path, "%s/%s", dir, file);
+    assert_int_equal(registry_open(path, &registry, &err), 0);
+    syncs = 0;
+}
+
+/* How often the disk was asked for since the last look. */
+static unsigned looked(void)
+{
+    unsigned seen = syncs;
+    syncs = 0;
+    return seen;
+}
+
+static void snapshots_are_on_the_disk_when_a_function_returns(void **state)
+{
+    opened("snapshots");
+    const struct rest_branch branch = {.source = "sb-1"};
+    assert_int_equal(registry_snapshot_add(registry, &snapshot, NULL), 0);
+    assert_true(looked() > 0);
+    assert_int_equal(registry_snapshot_image(registry, snapshot.id, 4096, NULL), 0);
+    assert_true(looked() > 0);
+    assert_int_equal(registry_snapshot_set(registry, snapshot.id, ROW_READY, "", NULL), 0);
+    assert_true(looked() > 0);
+    assert_int_equal(registry_branch_ready(registry, snapshot.id, &branch, NULL), 0);
+    assert_true(looked() > 0);
+    assert_int_equal(registry_snapshot_remove(registry, snapshot.id, NULL), 0);
+    assert_true(looked() > 0);
+    registry_close(registry);
+}
+
+static void so_are_workspaces(void **state)
+{
+    opened("workspaces");
+    assert_int_equal(registry_workspace_put(registry, &workspace, NULL), 0);
+    assert_true(looked() > 0);
+    assert_int_equal(registry_workspace_remove(registry, workspace.name, NULL), 0);
+    assert_true(looked() > 0);
+    registry_close(registry);
+}
+
+static void no_sandbox_waits_for_the_disk(void **state)
+{
+    opened("sandboxes");
+    for (int i = 0; i < 2; i++) {
+        /* After a snapshot, which has to wait; so has whoever begins the journal. */
+        struct snapshot_row row = snapshot;
+        row.id[3] = row.tag[1] = (char)('1' + i);
+        assert_int_equal(registry_snapshot_add(registry, &row, NULL), 0);
+        assert_true(looked() > 0);
+        assert_int_equal(registry_sandboxes_add(registry, &sandbox, 1, NULL), 0);
+        assert_int_equal(registry_sandboxes_ready(registry, &sandbox, 1, NULL), 0);
+        assert_int_equal(registry_sandbox_remove(registry, sandbox.id, NULL), 0);
+        assert_int_equal(looked(), 0);
+    }
+    registry_close(registry);
+}
+
+static void one_that_cannot_be_written_leaves_all_as_it_was(void **state)
+{
+    struct err err;
+    opened("refused");
+    assert_int_equal(registry_snapshot_add(registry, &snapshot, NULL), 0);
+    looked();
+    assert_true(registry_snapshot_add(registry, &snapshot, &err) < 0); /* its id is taken */
+    assert_non_null(strstr(err.text, "UNIQUE"));
+    looked();
+    assert_int_equal(registry_sandboxes_add(registry, &sandbox, 1, NULL), 0);
+    assert_int_equal(looked(), 0);
+    registry_close(registry);
+}
+
+static int count_row(void *arg, const struct snapshot_row *row)
+{
+    unsigned *count = arg;
+    assert_string_equal(row->tag, snapshot.tag);
+    assert_int_equal(row->state, ROW_READY);
+    ++*count;
+    return 0;
+}
+
+/* As it is after a controller's death: the file and the journal beside it, never closed. */
+static void what_was_committed_is_there_without_a_closing(void **state)
+{
+    unsigned count = 0;
+    struct registry *dead;
+    opened("open");
+    dead = registry;
+    assert_int_equal(registry_snapshot_add(registry, &snapshot, NULL), 0);
+    assert_int_equal(registry_snapshot_set(registry, snapshot.id, ROW_READY, "", NULL), 0);
+    opened("open");
+    assert_int_equal(registry_snapshots_each(registry, count_row, &count, NULL), 0);
+    assert_int_equal(count, 1);
+    registry_close(registry);
+    registry_close(dead);
+}
+
+static void a_stranger_s_file_is_refused_and_left_alone(void **state)
+{
+    struct err err;
+    char text[] = "{\"snapshots\": {}, \"sandboxes\": {}}", found[sizeof text];
+    snprintf(path, sizeof path, "%s/state.json", dir);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    assert_int_equal(registry_open(path, &registry, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "is not a state file of forkd-controller"));
+    file = fopen(path, "r");
+    assert_non_null(file);
+    assert_non_null(fgets(found, sizeof found, file));
+    fclose(file);
+    assert_string_equal(found, text);
+}
+
+static int make_dir(void **state)
+{
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    static const char *const files[] = {"snapshots", "workspaces", "sandboxes", "refused", "open", "state.json"};
+    static const char *const endings[] = {"", "-wal", "-shm"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        for (size_t e = 0; e < sizeof endings / sizeof *endings; e++) {
+            char name[sizeof path + 8];
+            snprintf(name, sizeof name, "%s/%s%s", dir, files[i], endings[e]);
+            unlink(name);
+        }
+    return rmdir(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(snapshots_are_on_the_disk_when_a_function_returns),
+        cmocka_unit_test(so_are_workspaces),
+        cmocka_unit_test(no_sandbox_waits_for_the_disk),
+        cmocka_unit_test(one_that_cannot_be_written_leaves_all_as_it_was),
+        cmocka_unit_test(what_was_committed_is_there_without_a_closing),
+        cmocka_unit_test(a_stranger_s_file_is_refused_and_left_alone),
+    };
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
