@@ -149,7 +149,7 @@ static int await_store(struct writers_job *job, struct err *err)
     own_free struct snapshot_meta *meta = calloc(1, sizeof *meta);
     uint64_t until = clock_monotonic_ns() + PATIENCE_SECONDS * NS_PER_SEC;
     int rc = 0;
-    while (m && (rc = ctl_recv_until(job->fd, m, until, err)) > 0 && m->type == CTL_SAVING)
+    while (m && (rc = ctl_recv_until(job->fd, m, until, err)) > 0 && m->type == CTL_PROGRESS)
         ;
     job->written.durable_ns = clock_monotonic_ns();
     waitpid(job->store, NULL, 0);

@@ -175,6 +175,17 @@ static void children_end(struct client *client, struct child *children, unsigned
     }
 }
 
+struct asking {
+    _Atomic unsigned done;
+    unsigned of;
+};
+
+static void tell_progress(void *owner, struct progress_now *now)
+{
+    const struct asking *asking = owner;
+    now->percent = (int)(asking->done * 100 / asking->of);
+}
+
 int children_show(struct client *client, const struct quickstart *q, const char *tag)
 {
     own_free struct child *children = calloc(q->n, sizeof *children);
@@ -183,11 +194,13 @@ int children_show(struct client *client, const struct quickstart *q, const char 
     if (!children)
         return EXIT_ERROR;
     snprintf(what, sizeof what, "forking %u children and asking each", q->n);
-    struct progress *progress = progress_begin(what);
+    struct asking asking = {.of = q->n};
+    struct progress *progress = progress_begin_asking(what, tell_progress, &asking);
     uint64_t began = clock_monotonic_ns();
     for (unsigned i = 0; i < q->n; i++) {
         child_run(client, q, tag, &children[i]);
         answered += children[i].answered;
+        asking.done++;
     }
     double wall_ms = (double)(clock_monotonic_ns() - began) / (double)NS_PER_MS;
     for (unsigned i = 0; i < q->n; i++)

@@ -62,6 +62,7 @@ struct copy {
     struct client *client;
     const char *id, *there; /* the path in the sandbox */
     const char *here;
+    _Atomic long long done, size; /* bytes */
 };
 
 /* Runs sh -c SCRIPT with the path there as $1; its output is the caller's. */
@@ -86,7 +87,7 @@ static int there_run(const struct copy *c, const char *script, const char *more,
     return rc;
 }
 
-static int put_blocks(const struct copy *c, int fd, unsigned mode, struct err *err)
+static int put_blocks(struct copy *c, int fd, unsigned mode, struct err *err)
 {
     own_free unsigned char *bytes = malloc(BLOCK);
     own_free char *text = malloc(4 * (BLOCK + 2) / 3 + 1);
@@ -103,6 +104,7 @@ static int put_blocks(const struct copy *c, int fd, unsigned mode, struct err *e
             break;
         base64_encode(bytes, (size_t)n, text);
         rc = there_run(c, "base64 -d >> \"$1.forkd-cp\"", "", text, NULL, err);
+        c->done += n;
     }
     if (rc == 0)
         return there_run(c, "mv -f \"$1.forkd-cp\" \"$1\"", "", NULL, NULL, err);
@@ -125,10 +127,11 @@ static int put(struct copy *c, struct err *err)
             return err_say(err, ENOMEM, "out of memory");
         c->there = whole;
     }
+    c->size = st.st_size;
     return put_blocks(c, fd, st.st_mode, err);
 }
 
-static int get_blocks(const struct copy *c, int fd, long long size, struct err *err)
+static int get_blocks(struct copy *c, int fd, long long size, struct err *err)
 {
     static const char script[] = "dd if=\"$1\" bs=393216 skip=\"$2\" count=1 2>/dev/null | base64";
     static_assert(BLOCK == 393216, "dd's block");
@@ -145,6 +148,7 @@ static int get_blocks(const struct copy *c, int fd, long long size, struct err *
         if (rc == 0)
             rc = io_write_all(fd, bytes, wanted, err);
         done += (long long)wanted;
+        c->done = done;
     }
     return rc;
 }
@@ -168,6 +172,7 @@ static int get(struct copy *c, struct err *err)
     own_fd int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_set(err, errno, "open %s", part);
+    c->size = size;
     rc = get_blocks(c, fd, size, err);
     /* What the guest says of set-uid bits is not believed. */
     if (rc == 0 && (fchmod(fd, mode & 0777) < 0 || rename(part, path) < 0))
@@ -189,6 +194,13 @@ static bool split(char *word, struct copy *c)
     return true;
 }
 
+static void tell_progress(void *owner, struct progress_now *now)
+{
+    const struct copy *c = owner;
+    long long size = c->size;
+    now->percent = size > 0 ? (int)(c->done * 100 / size) : -1;
+}
+
 static int cp_run(const struct args *args)
 {
     struct copy c = {0};
@@ -202,7 +214,7 @@ static int cp_run(const struct args *args)
     if (client_open(args, &c.client, &err) < 0)
         return verb_fail(&err);
     snprintf(what, sizeof what, "copying %.120s", c.here);
-    struct progress *progress = progress_begin(what);
+    struct progress *progress = progress_begin_asking(what, tell_progress, &c);
     int rc = from ? get(&c, &err) : put(&c, &err);
     progress_end(progress, rc < 0 ? "failed" : NULL);
     client_close(c.client);

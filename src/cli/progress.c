@@ -7,13 +7,15 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { QUIET_MS = 1000, TICK_MS = 200 };
+enum { QUIET_MS = 1000, TICK_MS = 200, BAR_CELLS = 16, LINE_MAX_BYTES = 320 };
 
 struct progress {
-    char what[160], now[80];
-    void (*ask)(void *owner, char *now, size_t cap);
+    char what[160];
+    struct progress_now now;
+    void (*ask)(void *owner, struct progress_now *now);
     void *owner;
     uint64_t began_ns;
     bool terminal, ended, shown, has_thread;
@@ -27,13 +29,41 @@ static double seconds(const struct progress *p)
     return (double)(clock_monotonic_ns() - p->began_ns) / (double)NS_PER_SEC;
 }
 
+/* "[#####-----------]  33 %, ", or nothing. */
+static void bar_text(int percent, char *into, size_t cap)
+{
+    static const char full[] = "################", none[] = "----------------";
+    _Static_assert(sizeof full == BAR_CELLS + 1 && sizeof none == sizeof full, "as long as a bar");
+    *into = 0;
+    if (percent < 0)
+        return;
+    if (percent > 100)
+        percent = 100;
+    int cells = percent * BAR_CELLS / 100;
+    snprintf(into, cap, "[%.*s%.*s] %3d %%, ", cells, full, BAR_CELLS - cells, none, percent);
+}
+
+/* A line that is longer than the terminal would not go away. */
+static int columns(void)
+{
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : LINE_MAX_BYTES;
+}
+
 static void show(struct progress *p)
 {
     static const char spinner[] = "|/-\\";
     static unsigned turn;
+    char line[LINE_MAX_BYTES], bar[2 * BAR_CELLS + 24];
+    const struct progress_now *now = &p->now;
+    bar_text(now->percent, bar, sizeof bar);
+    snprintf(line, sizeof line, "%c %s: %s%s%s%.0f s", spinner[turn++ % 4], p->what, now->words,
+             !*now->words ? ""
+             : *bar       ? " "
+                          : ", ",
+             bar, seconds(p));
     if (p->terminal)
-        fprintf(stderr, "\r\033[K%c %s: %s%s%.0f s", spinner[turn++ % 4], p->what, p->now, *p->now ? ", " : "",
-                seconds(p));
+        fprintf(stderr, "\r\033[K%.*s", columns(), line);
     else if (!p->shown)
         fprintf(stderr, "%s ...\n", p->what);
     p->shown = true;
@@ -53,7 +83,7 @@ static void *progress_main(void *arg)
         if (pthread_cond_timedwait(&p->end, &p->lock, &until) != 0 && !p->ended) {
             pthread_mutex_unlock(&p->lock);
             if (p->ask && p->terminal)
-                p->ask(p->owner, p->now, sizeof p->now);
+                p->ask(p->owner, &p->now);
             pthread_mutex_lock(&p->lock);
             if (!p->ended)
                 show(p);
@@ -69,13 +99,15 @@ struct progress *progress_begin(const char *what)
     return progress_begin_asking(what, NULL, NULL);
 }
 
-struct progress *progress_begin_asking(const char *what, void (*ask)(void *owner, char *now, size_t cap), void *owner)
+struct progress *progress_begin_asking(const char *what, void (*ask)(void *owner, struct progress_now *now),
+                                       void *owner)
 {
     struct progress *p = calloc(1, sizeof *p);
     if (!p)
         return NULL;
     p->ask = ask;
     p->owner = owner;
+    p->now.percent = -1;
     snprintf(p->what, sizeof p->what, "%s", what);
     p->began_ns = clock_monotonic_ns();
     p->terminal = isatty(STDERR_FILENO);

@@ -8,9 +8,9 @@
 #include "base/own.h"
 #include "cli/cli.h"
 #include "cli/images.h"
+#include "cli/making.h"
 #include "cli/private.h"
 #include "cli/probe.h"
-#include "cli/progress.h"
 #include "cli/sandbox.h"
 
 #include <stdint.h>
@@ -92,7 +92,7 @@ static int snapshots_sweep(struct client *client, const char *tag, bool *there, 
     return rc;
 }
 
-static int snapshot_make(struct client *client, const struct quickstart *q, const char *tag)
+static int snapshot_make(const struct args *args, struct client *client, const struct quickstart *q, const char *tag)
 {
     struct err err;
     bool there;
@@ -101,10 +101,11 @@ static int snapshot_make(struct client *client, const struct quickstart *q, cons
         return 0;
     char what[200];
     snprintf(what, sizeof what, "booting a parent from %s and importing %.100s", q->image, q->modules);
-    struct progress *progress = progress_begin(what);
+    struct making making = {.tag = tag, .boot_secs = BOOT_WAIT_SECS};
+    making_begin(&making, args, what);
     if (rc == 0)
         rc = client_call(client, "POST", "/v1/snapshots", snapshot_body(q, tag), NULL, &err);
-    progress_end(progress, rc < 0 ? "failed" : "the template is kept");
+    making_end(&making, rc < 0 ? "failed" : "the template is kept");
     if (rc == 0)
         return 0;
     verb_fail(&err);
@@ -124,7 +125,7 @@ static int run_here(const struct args *args, const struct quickstart *q, bool se
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     tag_make(q, tag, sizeof tag);
-    status = snapshot_make(client, q, tag);
+    status = snapshot_make(args, client, q, tag);
     if (!status && !setup_only)
         status = children_show(client, q, tag);
     client_close(client);

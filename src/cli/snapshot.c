@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { BOOT_WAIT_SECS = 10 }; /* unless it is asked for more */
+
 static json_t *modules_of(const char *list)
 {
     json_t *modules = json_array();
@@ -35,35 +37,6 @@ static void set_number(json_t *body, const char *name, unsigned number)
 {
     if (number)
         json_object_set_new(body, name, json_integer(number));
-}
-
-static int create(const struct args *args, json_t *body, const char *tag)
-{
-    struct err err;
-    struct client *client;
-    json_t *answer = NULL;
-    char what[128];
-    if (client_open(args, &client, &err) < 0) {
-        json_decref(body);
-        return verb_fail(&err);
-    }
-    snprintf(what, sizeof what, "making snapshot %s", tag);
-    struct making making = {.tag = tag};
-    making_begin(&making, args, what);
-    int rc = client_call(client, "POST", "/v1/snapshots", body, &answer, &err);
-    making_end(&making, rc < 0 ? "failed" : NULL);
-    if (rc < 0) {
-        verb_fail(&err);
-        if (client_detail(client))
-            fprintf(stderr, "%s\n", client_detail(client));
-    } else if (args->json) {
-        verb_json(answer);
-    } else {
-        printf("snapshot %s is ready; fork it with: forkd spawn --tag %s\n", tag, tag);
-        json_decref(answer);
-    }
-    client_close(client);
-    return rc < 0 ? EXIT_ERROR : 0;
 }
 
 static struct {
@@ -114,6 +87,35 @@ static json_t *body_make(void)
     if (options.rw)
         json_object_set_new(body, "rw", json_true());
     return body;
+}
+
+static int create(const struct args *args, json_t *body, const char *tag)
+{
+    struct err err;
+    struct client *client;
+    json_t *answer = NULL;
+    char what[128];
+    if (client_open(args, &client, &err) < 0) {
+        json_decref(body);
+        return verb_fail(&err);
+    }
+    snprintf(what, sizeof what, "making snapshot %s", tag);
+    struct making making = {.tag = tag, .boot_secs = options.wait ? options.wait : BOOT_WAIT_SECS};
+    making_begin(&making, args, what);
+    int rc = client_call(client, "POST", "/v1/snapshots", body, &answer, &err);
+    making_end(&making, rc < 0 ? "failed" : NULL);
+    if (rc < 0) {
+        verb_fail(&err);
+        if (client_detail(client))
+            fprintf(stderr, "%s\n", client_detail(client));
+    } else if (args->json) {
+        verb_json(answer);
+    } else {
+        printf("snapshot %s is ready; fork it with: forkd spawn --tag %s\n", tag, tag);
+        json_decref(answer);
+    }
+    client_close(client);
+    return rc < 0 ? EXIT_ERROR : 0;
 }
 
 static int branch(const struct args *args)

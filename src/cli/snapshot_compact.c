@@ -1,6 +1,6 @@
 /* snapshot_compact.c: forkd snapshot-compact. */
 #include "cli/cli.h"
-#include "cli/progress.h"
+#include "cli/making.h"
 
 #include <stdio.h>
 
@@ -23,9 +23,10 @@ static int compact_run(const struct args *args)
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     snprintf(path, sizeof path, "/v1/snapshots/%.160s/compact", from);
-    struct progress *progress = progress_begin("writing the snapshot");
+    struct making making = {.tag = to};
+    making_begin(&making, args, "writing the snapshot");
     int rc = client_call(client, "POST", path, json_pack("{s:s}", "to", to), &made, &err);
-    progress_end(progress, rc < 0 ? "failed" : NULL);
+    making_end(&making, rc < 0 ? "failed" : NULL);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);
@@ -40,7 +41,8 @@ const struct verb verb_snapshot_compact = {
     .name = "snapshot-compact",
     .what = "write a snapshot whole, under another tag",
     .usage = "--from TAG --to TAG [--json]",
-    .about = "A diff needs its parents on the disk. This writes all that it stands for into one snapshot that needs none, so "
+    .about = "A diff needs its parents on the disk. This writes all that it stands for into one snapshot that needs "
+             "none, so "
              "that they can be deleted.",
     .flags = flags,
     .run = compact_run,

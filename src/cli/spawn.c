@@ -4,7 +4,7 @@
  * for, so that no moment exists in which a signal would leave children behind. */
 #include "base/clock.h"
 #include "cli/cli.h"
-#include "cli/progress.h"
+#include "cli/making.h"
 #include "cli/sandbox.h"
 
 #include <signal.h>
@@ -85,9 +85,10 @@ static int spawn(const struct args *args, const struct spawn *s)
     if (s->settle)
         sigprocmask(SIG_BLOCK, &ends, NULL);
     snprintf(what, sizeof what, "forking %u from %s", s->n, s->tag);
-    struct progress *progress = progress_begin(what);
+    struct making making = {.tag = s->tag};
+    making_begin(&making, args, what);
     int rc = client_call(client, "POST", "/v1/sandboxes", body_make(s), &list, &err);
-    progress_end(progress, rc < 0 ? "failed" : NULL);
+    making_end(&making, rc < 0 ? "failed" : NULL);
     int status = 0;
     if (rc < 0)
         status = verb_fail(&err);

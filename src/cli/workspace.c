@@ -1,6 +1,6 @@
 /* workspace.c: forkd workspace. */
 #include "cli/cli.h"
-#include "cli/progress.h"
+#include "cli/making.h"
 #include "cli/sandbox.h"
 #include "cli/table.h"
 
@@ -62,9 +62,10 @@ static int ask(const struct args *args, const char *method, const char *path, js
         json_decref(body);
         return verb_fail(&err);
     }
-    struct progress *progress = progress_begin(what);
+    struct making making = {.workspace = args->count > 1 ? args->rest[1] : ""};
+    making_begin(&making, args, what);
     int rc = client_call(client, method, path, body, &answer, &err);
-    progress_end(progress, rc < 0 ? "failed" : NULL);
+    making_end(&making, rc < 0 ? "failed" : NULL);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);

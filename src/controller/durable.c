@@ -175,10 +175,12 @@ static int write_exported(struct controller *c, struct snapshot *s, const struct
                                       .dir = dir,
                                       .origin = origin,
                                       .awaited = s->durable.awaited,
-                                      .written = &s->durable.written,
+                                      .progress = &s->progress,
                                       .engine = c->engine,
                                       .bytes_per_second = (uint64_t)c->write_mib_per_second << 20};
+    s->stage = STAGE_WRITE;
     int rc = run_store(c, s, &order, meta, err);
+    s->stage = STAGE_NONE;
     if (rc == 0)
         rc = snapshot_root_publish(c->root, s->template.id, s->tag, err);
     if (rc < 0)

@@ -64,7 +64,7 @@ static int chain_open(struct controller *c, const struct snapshot *s, struct cha
     return 0;
 }
 
-static int image_stage(struct controller *c, const struct snapshot *s, struct ctl_message *image, struct err *err)
+static int image_stage(struct controller *c, struct snapshot *s, struct ctl_message *image, struct err *err)
 {
     own_free struct chain *chain = malloc(sizeof *chain);
     struct vmm store = VMM_EMPTY;
@@ -76,7 +76,7 @@ static int image_stage(struct controller *c, const struct snapshot *s, struct ct
     if (rc == 0)
         rc = store_start(c->store_program, &store, err);
     if (rc == 0)
-        rc = store_restore(&store, chain->dir, chain->count, chain->base, image, err);
+        rc = store_restore(&store, chain->dir, chain->count, chain->base, &s->progress, image, err);
     vmm_destroy(&store);
     if (rc == 0)
         image->fd[CTL_FD_BASE] = steal_fd(&chain->base);
@@ -173,7 +173,9 @@ int durable_load(struct controller *c, struct snapshot *s, struct err *err)
     int rc = 0;
     if (state == SNAPSHOT_STORED) {
         uint64_t began = clock_monotonic_ns();
+        s->stage = STAGE_LOAD;
         rc = load(c, s, err);
+        s->stage = STAGE_NONE;
         if (rc == 0) {
             metrics_observe(METRIC_LOAD, clock_monotonic_ns() - began);
             monitor_watch_snapshot(c->monitor, s);

@@ -31,6 +31,7 @@
 #define FORKD_CONTROLLER_FLEET_H
 
 #include "base/list.h"
+#include "controller/store_client.h"
 #include "controller/trees.h"
 #include "controller/vmm_client.h"
 #include "controller/workers.h"
@@ -48,6 +49,8 @@ enum snapshot_state {
     SNAPSHOT_HIDDEN,
     SNAPSHOT_GONE
 };
+/* What is being done about a snapshot that takes long; users are told. */
+enum snapshot_stage { STAGE_NONE, STAGE_BOOT, STAGE_WARMUP, STAGE_FREEZE, STAGE_WRITE, STAGE_LOAD, SNAPSHOT_STAGES };
 enum sandbox_state { SANDBOX_RUNNING, SANDBOX_ENDING, SANDBOX_GONE };
 
 struct controller;
@@ -63,7 +66,6 @@ struct durable {
     struct rest_diff diff;      /* no logical bytes: it is no diff, and was not measured */
     struct snapshot *parent;    /* of a branch that is WRITING: what its source was spawned from; a reference */
     const struct vmm *store;    /* that writes it; NULL: none is at work */
-    atomic_ullong written;      /* bytes of pages and blocks so far, while one is */
     bool measure, awaited;
     bool has_row;            /* the registry knows its template */
     pthread_mutex_t loading; /* held by the one thread that loads it */
@@ -85,6 +87,8 @@ struct snapshot {
     enum snapshot_state state;
     char reason[ERR_TEXT_MAX]; /* why it FAILED */
     unsigned children;
+    atomic_int stage;
+    struct store_progress progress; /* while it is written or loaded */
 
     atomic_uint spawned; /* sandboxes, of this controller */
     atomic_bool settles; /* or did (settle.h) */

@@ -136,12 +136,15 @@ static int parent_run(struct controller *c, struct snapshot *s, struct vmm *pare
     int rc = tree_process_start(c, s, "parent", parent, err);
     if (rc < 0)
         return rc;
+    s->stage = STAGE_BOOT;
     rc = parent_boot(c, s, parent, files, seat, rq, err);
     if (rc == 0) {
+        s->stage = STAGE_WARMUP;
         rc = warm_up(c, parent->id, rq, err);
         if (rc < 0 && rc != -REFUSED_BAD)
             vmm_explain(parent, err);
     }
+    s->stage = STAGE_FREEZE;
     if (rc == 0)
         rc = vmm_freeze(parent, image, err);
     if (rc < 0)
@@ -208,6 +211,7 @@ static int make(struct controller *c, struct snapshot *s, const struct guest_fil
         s->image_bytes = image.image.data_bytes;
     fd_close(&image.memory);
     fd_close(&image.state);
+    s->stage = STAGE_NONE;
     if (rc == 0)
         rc = registry_snapshot_image(c->registry, s->template.id, s->image_bytes, err);
     if (rc == 0)
@@ -533,6 +537,27 @@ static bool is_bootable(const struct controller *c, const struct snapshot *s)
            (s->state == SNAPSHOT_STORED && lineage_chain(&c->fleet, s, chain, c->snapshot_root, NULL) > 0);
 }
 
+/* What is being done, and how far it is. */
+static void stage_json(struct snapshot *s, json_t *object)
+{
+    static const char *const names[] = {[STAGE_BOOT] = "boot",
+                                        [STAGE_WARMUP] = "warmup",
+                                        [STAGE_FREEZE] = "freeze",
+                                        [STAGE_WRITE] = "write",
+                                        [STAGE_LOAD] = "load"};
+    _Static_assert(sizeof names / sizeof *names == SNAPSHOT_STAGES, "every stage has its name");
+    int stage = s->stage;
+    if (stage == STAGE_NONE)
+        return;
+    json_object_set_new(object, "stage", json_string(names[stage]));
+    if (stage != STAGE_WRITE && stage != STAGE_LOAD)
+        return;
+    uint64_t done = s->progress.done, total = s->progress.total, percent = total ? done * 100 / total : 0;
+    json_object_set_new(object, "percent", json_integer(percent < 100 ? (json_int_t)percent : 100));
+    if (stage == STAGE_WRITE)
+        json_object_set_new(object, "written_bytes", json_integer((json_int_t)s->progress.written));
+}
+
 json_t *snapshot_json(struct controller *c, struct snapshot *s, bool memory)
 {
     char dir[PATH_MAX + REST_TAG_MAX + 2], reason[ERR_TEXT_MAX];
@@ -552,8 +577,8 @@ json_t *snapshot_json(struct controller *c, struct snapshot *s, bool memory)
                                       .bootable = is_bootable(c, s)};
     pthread_mutex_unlock(&c->fleet.lock);
     json_t *object = rest_json_snapshot(&info);
-    if (object && info.bootable && !strcmp(info.status, "writing"))
-        json_object_set_new(object, "written_bytes", json_integer((json_int_t)s->durable.written));
+    if (object)
+        stage_json(s, object);
     if (object && memory)
         snapshot_memory(c, s, object);
     return object;

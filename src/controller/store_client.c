@@ -10,7 +10,7 @@
 enum {
     /* A writer runs when nobody else wants a CPU: it may be silent for long, and its end is told by its socket. */
     SAVE_SILENT_SECS = 3600,
-    RESTORE_SECS = 600,
+    RESTORE_SILENT_SECS = 600,
 };
 
 int store_engine_parse(const char *name, enum store_engine *engine)
@@ -39,10 +39,18 @@ int store_start(const char *program, struct vmm *store, struct err *err)
     return vmm_start(program, NULL, -1, store, err);
 }
 
+static void note_progress(struct store_progress *progress, const struct ctl_progress *told)
+{
+    progress->done = told->done;
+    progress->total = told->total;
+    progress->written = told->written;
+}
+
 /* The answer; what else it says shows that it lives. */
-static int await(struct vmm *store, enum ctl_type wanted, unsigned silent_secs, atomic_ullong *written,
+static int await(struct vmm *store, enum ctl_type wanted, unsigned silent_secs, struct store_progress *progress,
                  struct ctl_message *m, struct err *err)
 {
+    note_progress(progress, &(struct ctl_progress){0});
     for (;;) {
         int rc = ctl_recv_until(store->ctl, m, clock_monotonic_ns() + silent_secs * NS_PER_SEC, err);
         if (rc == 0 || rc == -ECONNRESET)
@@ -51,11 +59,11 @@ static int await(struct vmm *store, enum ctl_type wanted, unsigned silent_secs, 
             return rc;
         if (m->type == wanted)
             return 0;
-        if (m->type == CTL_SAVING && written)
-            *written = m->saving.bytes;
-        rc = m->type == CTL_FAILED   ? err_say(err, (int)m->failed.code, "%.*s", CTL_TEXT_MAX - 1, m->failed.text)
-             : m->type == CTL_SAVING ? 0
-                                     : err_say(err, EPROTO, "forkd-store answers %s", ctl_type_name(m->type));
+        if (m->type == CTL_PROGRESS)
+            note_progress(progress, &m->progress);
+        rc = m->type == CTL_FAILED     ? err_say(err, (int)m->failed.code, "%.*s", CTL_TEXT_MAX - 1, m->failed.text)
+             : m->type == CTL_PROGRESS ? 0
+                                       : err_say(err, EPROTO, "forkd-store answers %s", ctl_type_name(m->type));
         ctl_message_close(m);
         if (rc < 0)
             return rc;
@@ -70,8 +78,6 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
     int rc = snapshot_meta_encode(meta, m.save.meta, sizeof m.save.meta, err);
     if (rc < 0)
         return rc;
-    if (order->written)
-        *order->written = 0;
     m.save.ram = e->export.ram;
     m.save.state_bytes = e->export.state_bytes;
     m.save.birth_layers = e->export.birth_layers;
@@ -90,7 +96,7 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
     memcpy(m.extra, e->extra, e->extra_count * sizeof *m.extra);
     rc = ctl_send(store->ctl, &m, err);
     if (rc == 0)
-        rc = await(store, CTL_SAVED, SAVE_SILENT_SECS, order->written, &reply, err);
+        rc = await(store, CTL_SAVED, SAVE_SILENT_SECS, order->progress, &reply, err);
     if (rc < 0)
         return rc;
     rc = snapshot_meta_decode(meta, reply.saved.meta, strlen(reply.saved.meta), err);
@@ -99,8 +105,8 @@ int store_save(struct vmm *store, const struct store_order *order, struct snapsh
 }
 _Static_assert((int)SNAPSHOT_META_MAX <= (int)CTL_META_MAX, "a description fits a message");
 
-int store_restore(struct vmm *store, const int *dirs, unsigned count, int base, struct ctl_message *image,
-                  struct err *err)
+int store_restore(struct vmm *store, const int *dirs, unsigned count, int base, struct store_progress *progress,
+                  struct ctl_message *image, struct err *err)
 {
     struct ctl_message m;
     ctl_message_init(&m, CTL_RESTORE, 1);
@@ -110,5 +116,5 @@ int store_restore(struct vmm *store, const int *dirs, unsigned count, int base, 
     m.extra_count = count;
     m.fd[CTL_FD_BASE] = base;
     int rc = ctl_send(store->ctl, &m, err);
-    return rc < 0 ? rc : await(store, CTL_IMAGE, RESTORE_SECS, NULL, image, err);
+    return rc < 0 ? rc : await(store, CTL_IMAGE, RESTORE_SILENT_SECS, progress, image, err);
 }

@@ -47,7 +47,7 @@ static const struct {
     [CTL_SETTLED] = {"SETTLED", 0, 0, 0},
     [CTL_SAVE] = {"SAVE", FD(DIR) | FD(MEMORY) | FD(STATE),
                   FD(OWN_MEMORY) | FD(PAGES) | FD(DIFF) | FD(BASE) | FD(ORIGIN), CTL_EXTRA_MAX},
-    [CTL_SAVING] = {"SAVING", 0, 0, 0},
+    [CTL_PROGRESS] = {"PROGRESS", 0, 0, 0},
     [CTL_SAVED] = {"SAVED", 0, 0, 0},
     [CTL_RESTORE] = {"RESTORE", 0, FD(BASE), CTL_EXTRA_MAX},
     [CTL_HANDED] = {"HANDED", 0, 0, 0},
@@ -73,7 +73,7 @@ IS_SMALL(branch);
 IS_SMALL(branched);
 IS_SMALL(export);
 IS_SMALL(settled);
-IS_SMALL(saving);
+IS_SMALL(progress);
 
 /* What of a message there is, given its type. */
 static size_t ctl_size(enum ctl_type type)
@@ -241,8 +241,10 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
         pack_u64(p, m->save.bytes_per_second);
         pack_str(p, m->save.meta);
         break;
-    case CTL_SAVING:
-        pack_u64(p, m->saving.bytes);
+    case CTL_PROGRESS:
+        pack_u64(p, m->progress.done);
+        pack_u64(p, m->progress.total);
+        pack_u64(p, m->progress.written);
         break;
     case CTL_SAVED:
         pack_str(p, m->saved.meta);
@@ -358,8 +360,10 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
         m->save.bytes_per_second = unpack_u64(u);
         unpack_str(u, m->save.meta, sizeof m->save.meta);
         break;
-    case CTL_SAVING:
-        m->saving.bytes = unpack_u64(u);
+    case CTL_PROGRESS:
+        m->progress.done = unpack_u64(u);
+        m->progress.total = unpack_u64(u);
+        m->progress.written = unpack_u64(u);
         break;
     case CTL_SAVED:
         unpack_str(u, m->saved.meta, sizeof m->saved.meta);

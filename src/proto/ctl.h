@@ -36,8 +36,8 @@
  * it, its state and its layers. SETTLE makes a new image of image and pages, while the template goes on forking.
  *
  * forkd-store, a process of the controller's outside of every tree, writes a template to a directory (SAVE, with what
- * EXPORTED brought; SAVING now and then; SAVED) or makes an image of a chain of directories (RESTORE; IMAGE), which a
- * fresh forkd-vmm then LOADs. It does one of these and ends.
+ * EXPORTED brought; PROGRESS now and then; SAVED) or makes an image of a chain of directories (RESTORE; PROGRESS;
+ * IMAGE), which a fresh forkd-vmm then LOADs. It does one of these and ends.
  *
  * A sandbox whose control socket closes before GO ends: GO says that the controller has what it takes to end it. BORN
  * is said before it looks for GO, which may be there already. After GO it outlives its controller: a new controller
@@ -103,7 +103,7 @@ enum ctl_type {
     CTL_SETTLED,  /* body: ctl_settled; it may come after replies to later requests */
     CTL_SAVE,     /* to forkd-store; body: ctl_save; DIR, MEMORY, STATE, [OWN_MEMORY], [PAGES], [DIFF], [BASE],
                      [ORIGIN]; extra: layers */
-    CTL_SAVING,   /* body: ctl_saving; now and then until SAVED or FAILED */
+    CTL_PROGRESS, /* body: ctl_progress; now and then until SAVED, IMAGE or FAILED */
     CTL_SAVED,    /* body: ctl_saved */
     CTL_RESTORE,  /* to forkd-store; no body; [BASE]; extra: the directories of a chain, root first. The reply is IMAGE
                    */
@@ -245,8 +245,9 @@ struct ctl_save {
     char meta[CTL_META_MAX];   /* proto/snapshot_meta.h */
 };
 
-struct ctl_saving {
-    uint64_t bytes; /* written so far, of pages and blocks */
+/* Bytes of pages and blocks. What is zero, or shared, is done without being written. */
+struct ctl_progress {
+    uint64_t done, total, written; /* written: of a RESTORE 0 */
 };
 
 struct ctl_saved {
@@ -276,7 +277,7 @@ struct ctl_message {
         struct ctl_export export;
         struct ctl_settled settled;
         struct ctl_save save;
-        struct ctl_saving saving;
+        struct ctl_progress progress;
         struct ctl_saved saved;
     };
 };

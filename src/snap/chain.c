@@ -184,6 +184,22 @@ int chain_inspect(struct chain *chain, uint64_t disk_bytes, struct err *err)
     return rc == 0 ? check_link(&chain->link[0], NULL, disk_bytes, err) : rc;
 }
 
+static uint64_t map_bytes(const struct block_map *map)
+{
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < map->count; i++)
+        bytes += (uint64_t)chunk_count(map->chunk[i].held) * BLOCK_BYTES;
+    return bytes;
+}
+
+static uint64_t chain_bytes(const struct chain *chain)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < chain->count; i++)
+        bytes += map_bytes(&chain->link[i].memory) + map_bytes(&chain->link[i].disk);
+    return bytes;
+}
+
 int chain_load(struct chain *chain, int base, struct chain_image *image, struct err *err)
 {
     struct chain_link *last = &chain->link[chain->count - 1];
@@ -205,6 +221,7 @@ int chain_load(struct chain *chain, int base, struct chain_image *image, struct 
         if (rc < 0)
             err_wrap(err, "snapshot %s", chain->link[i].meta.tag);
     }
+    chain->total = chain_bytes(chain);
     if (rc == 0 && *last->meta.base.path)
         rc = base_image_check(&last->meta.base, base, err);
     if (rc == 0)

@@ -34,6 +34,12 @@ struct chain_link {
 struct chain {
     unsigned count;
     struct chain_link *link; /* root first; owned */
+    /* Set by who loads it, after chain_open(), or NULL: now and then, on the caller's thread, how many bytes of pages
+     * and blocks were read, and of how many. */
+    void (*progress)(void *owner, uint64_t done, uint64_t total);
+    void *owner;
+    _Atomic uint64_t done;
+    uint64_t total, told_ns;
 };
 
 /* What was made of it. The descriptors are the caller's. */

@@ -4,6 +4,7 @@
  * SECCOMP(store): fcntl[a1 in F_ADD_SEALS F_GET_SEALS] - sealed */
 #include "snap/chain_resolve.h"
 
+#include "base/clock.h"
 #include "base/crc.h"
 #include "base/io.h"
 #include "base/own.h"
@@ -17,7 +18,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-enum { LOAD_THREADS = 4 };
+enum { LOAD_THREADS = 4, PROGRESS_MS = 100 };
 
 /* Past the page cache, where the filesystem can: nobody reads memory.bin again, and a load waits for copies alone. */
 static void set_direct(int fd, bool on)
@@ -37,6 +38,17 @@ static int read_run(int fd, uint8_t *into, uint64_t len, uint64_t at, struct err
         return rc;
     set_direct(fd, false);
     return io_pread_all(fd, into, len, at, err);
+}
+
+/* The caller's thread alone tells. */
+static void tell(struct chain *chain, unsigned thread, const struct block_chunk *chunk)
+{
+    uint64_t now = clock_monotonic_ns();
+    chain->done += (uint64_t)chunk_count(chunk->held) * BLOCK_BYTES;
+    if (thread != 0 || !chain->progress || now - chain->told_ns < PROGRESS_MS * NS_PER_MS)
+        return;
+    chain->told_ns = now;
+    chain->progress(chain->owner, chain->done, chain->total);
 }
 
 /* The blocks that a link holds of a chunk, to their places in `buffer`, checked. */
@@ -73,7 +85,7 @@ static void put_buffers(uint8_t *buffers)
 /* Memory */
 
 struct memory_job {
-    const struct chain *chain;
+    struct chain *chain;
     uint8_t *ram; /* the memfd, mapped shared */
     uint8_t *buffers;
 };
@@ -103,13 +115,15 @@ static int load_chunk(void *owner, unsigned thread, uint64_t number, struct err 
         int rc = chunk ? read_chunk(link, FILE_MEMORY, chunk, buffer, err) : 0;
         if (rc < 0)
             return rc;
-        if (chunk)
-            take(chunk, buffer, job->ram + number * CHUNK_BYTES, needed);
+        if (!chunk)
+            continue;
+        take(chunk, buffer, job->ram + number * CHUNK_BYTES, needed);
+        tell(job->chain, thread, chunk);
     }
     return 0;
 }
 
-int resolve_memory(const struct chain *chain, struct chain_image *image, struct err *err)
+int resolve_memory(struct chain *chain, struct chain_image *image, struct err *err)
 {
     uint64_t size = chain->link[0].meta.mem_bytes;
     void *ram;
@@ -195,6 +209,7 @@ void resolved_state_free(struct resolved_state *state)
 /* Disk */
 
 struct disk_job {
+    struct chain *chain;
     const struct chain_link *link;
     uint8_t *buffers;
 };
@@ -202,8 +217,11 @@ struct disk_job {
 static int check_chunk(void *owner, unsigned thread, uint64_t task, struct err *err)
 {
     const struct disk_job *job = owner;
-    return read_chunk(job->link, FILE_LAYER, &job->link->disk.chunk[task], job->buffers + (size_t)thread * CHUNK_BYTES,
-                      err);
+    const struct block_chunk *chunk = &job->link->disk.chunk[task];
+    int rc = read_chunk(job->link, FILE_LAYER, chunk, job->buffers + (size_t)thread * CHUNK_BYTES, err);
+    if (rc == 0)
+        tell(job->chain, thread, chunk);
+    return rc;
 }
 
 /* Puts a chunk's blocks of one kind where they are. */
@@ -222,10 +240,10 @@ static bool holds_blocks(const struct block_map *map)
     return false;
 }
 
-static int resolve_link(struct chain_link *link, struct resolved_state *state, struct chain_image *image,
-                        uint8_t *buffers, struct err *err)
+static int resolve_link(struct chain *chain, struct chain_link *link, struct resolved_state *state,
+                        struct chain_image *image, uint8_t *buffers, struct err *err)
 {
-    struct disk_job job = {.link = link, .buffers = buffers};
+    struct disk_job job = {.chain = chain, .link = link, .buffers = buffers};
     int rc = crew_run(LOAD_THREADS, link->disk.count, check_chunk, &job, err);
     if (rc < 0)
         return rc;
@@ -251,7 +269,7 @@ int resolve_disk(struct chain *chain, struct resolved_state *state, struct chain
         return err_set(err, ENOMEM, "get buffers to load a snapshot");
     int rc = 0;
     for (unsigned i = 0; rc == 0 && i < chain->count; i++)
-        rc = resolve_link(&chain->link[i], state, image, buffers, err);
+        rc = resolve_link(chain, &chain->link[i], state, image, buffers, err);
     put_buffers(buffers);
     return rc;
 }

@@ -19,7 +19,7 @@ int resolve_state(const struct chain *chain, struct resolved_state *state, struc
 void resolved_state_free(struct resolved_state *state);
 
 /* Memory: into a sealed memfd. */
-int resolve_memory(const struct chain *chain, struct chain_image *image, struct err *err);
+int resolve_memory(struct chain *chain, struct chain_image *image, struct err *err);
 /* Checks all layers, hands them out and notes where the blocks are. */
 int resolve_disk(struct chain *chain, struct resolved_state *state, struct chain_image *image, struct err *err);
 /* The state, disk section and all, into a sealed memfd. */

@@ -60,7 +60,8 @@ struct saving {
     struct disk disk; /* where its blocks are; nothing of it is open */
     bool has_index;
     struct pace pace;
-    uint64_t done; /* bytes of the files before this one */
+    /* Bytes: of all files that are not known to be zero, and of the files before this one. */
+    uint64_t total, done, written;
 };
 
 /* Bitmaps */
@@ -219,10 +220,22 @@ static void disk_changed(void *owner, uint64_t chunk, uint64_t bits[CHUNK_WORDS]
 
 /* Files */
 
-static int on_progress(void *owner, uint64_t bytes, struct err *err)
+static int on_progress(void *owner, uint64_t done, uint64_t written, struct err *err)
 {
     struct saving *s = owner;
-    return s->what->progress ? s->what->progress(s->what->owner, s->done + bytes, err) : 0;
+    if (!s->what->progress)
+        return 0;
+    return s->what->progress(s->what->owner, s->done + done, s->total, s->written + written, err);
+}
+
+static int source_bytes(const struct block_source *source, uint64_t *bytes, struct err *err)
+{
+    struct block_run run;
+    int rc;
+    *bytes = 0;
+    for (uint64_t from = 0; (rc = source->next(source->owner, from, &run, err)) > 0; from = run.first + run.count)
+        *bytes += run.zero ? 0 : run.count * BLOCK_BYTES;
+    return rc;
 }
 
 static void add_warning(struct snapshot_meta *meta, const char *warning)
@@ -266,7 +279,7 @@ static int write_data(struct saving *s, enum snapshot_file file, const struct bl
     block_map_free(&map);
     if (rc < 0)
         return rc;
-    s->done += report.bytes;
+    s->written += report.bytes - report.shared_bytes;
     s->meta->logical_bytes += report.bytes;
     s->meta->shared_bytes += report.shared_bytes;
     add_warning(s->meta, report.warning);
@@ -275,27 +288,28 @@ static int write_data(struct saving *s, enum snapshot_file file, const struct bl
     return 0;
 }
 
-static int write_memory(struct saving *s, struct err *err)
+static int write_files(struct saving *s, struct err *err)
 {
-    const struct block_source source = {.owner = s,
+    const struct block_source memory = {.owner = s,
                                         .blocks = s->ram_pages,
                                         .zero_is_absent = !s->is_diff,
                                         .next = memory_next,
                                         .read = memory_read,
                                         .changed = memory_changed};
-    return write_data(s, FILE_MEMORY, &source, SNAPSHOT_MEMORY_MAP, err);
-}
-
-static int write_disk(struct saving *s, struct err *err)
-{
-    if (!s->has_index)
-        return 0;
-    const struct block_source source = {.owner = s,
-                                        .blocks = s->disk.bytes / DISK_BLOCK,
-                                        .next = disk_next,
-                                        .read = disk_read_blocks,
-                                        .changed = disk_changed};
-    return write_data(s, FILE_LAYER, &source, SNAPSHOT_DISK_MAP, err);
+    const struct block_source disk = {.owner = s,
+                                      .blocks = s->has_index ? s->disk.bytes / DISK_BLOCK : 0,
+                                      .next = disk_next,
+                                      .read = disk_read_blocks,
+                                      .changed = disk_changed};
+    uint64_t memory_bytes, disk_bytes = 0;
+    int rc = source_bytes(&memory, &memory_bytes, err);
+    if (rc == 0 && s->has_index)
+        rc = source_bytes(&disk, &disk_bytes, err);
+    s->total = memory_bytes + disk_bytes;
+    if (rc == 0)
+        rc = write_data(s, FILE_MEMORY, &memory, SNAPSHOT_MEMORY_MAP, err);
+    s->done = memory_bytes;
+    return rc == 0 && s->has_index ? write_data(s, FILE_LAYER, &disk, SNAPSHOT_DISK_MAP, err) : rc;
 }
 _Static_assert((int)DISK_BLOCK == (int)BLOCK_BYTES, "a block of the disk is a block of its file");
 
@@ -422,9 +436,7 @@ int save_run(const struct save *what, const int fd[SNAPSHOT_FILES], struct snaps
     if (rc == 0)
         look_at_origin(&s);
     if (rc == 0)
-        rc = write_memory(&s, err);
-    if (rc == 0)
-        rc = write_disk(&s, err);
+        rc = write_files(&s, err);
     if (rc == 0)
         rc = write_vmstate(&s, err);
     if (rc == 0 && s.config.disk)

@@ -59,7 +59,8 @@ struct save {
     enum writer_engine engine;
     unsigned without;          /* of writer.h */
     uint64_t bytes_per_second; /* 0: no limit */
-    int (*progress)(void *owner, uint64_t done, struct err *err);
+    /* Now and then, bytes: gone through, of how many, and written. A negative value ends the writing with it. */
+    int (*progress)(void *owner, uint64_t done, uint64_t total, uint64_t written, struct err *err);
     void *owner;
 };
 

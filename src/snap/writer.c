@@ -45,9 +45,9 @@ struct job {
     uint8_t *buffer; /* a chunk for each thread */
     _Atomic bool direct;
     bool reserved, cloned;
-    _Atomic uint64_t written;
-    _Atomic uint64_t turned_zero; /* blocks that might have been held, and are zero */
-    uint64_t told_ns;             /* of the caller's thread */
+    _Atomic uint64_t done, written; /* bytes */
+    _Atomic uint64_t turned_zero;   /* blocks that might have been held, and are zero */
+    uint64_t told_ns;               /* of the caller's thread */
 };
 
 static int fail(const struct job *job, int code, const char *what, struct err *err)
@@ -235,13 +235,15 @@ static void take_record(const struct job *job, struct block_chunk *chunk)
     *chunk = old ? *old : (struct block_chunk){.number = chunk->number};
 }
 
-static int tell(struct job *job, struct err *err)
+/* After a chunk of which `blocks` might have been held. */
+static int tell(struct job *job, unsigned thread, unsigned blocks, struct err *err)
 {
+    job->done += (uint64_t)blocks * BLOCK_BYTES;
     uint64_t now = clock_monotonic_ns();
-    if (!job->writer->progress || now - job->told_ns < PROGRESS_MS * NS_PER_MS)
+    if (thread != 0 || !job->writer->progress || now - job->told_ns < PROGRESS_MS * NS_PER_MS)
         return 0;
     job->told_ns = now;
-    return job->writer->progress(job->writer->owner, job->written, err);
+    return job->writer->progress(job->writer->owner, job->done, job->written, err);
 }
 
 static int write_chunk(void *owner, unsigned thread, uint64_t task, struct err *err)
@@ -250,10 +252,11 @@ static int write_chunk(void *owner, unsigned thread, uint64_t task, struct err *
     struct block_chunk *chunk = &job->map->chunk[task];
     uint8_t *buffer = job->buffer + (size_t)thread * CHUNK_BYTES;
     uint64_t write[CHUNK_WORDS];
+    unsigned blocks = chunk_count(chunk->held);
     memset(write, 0xff, sizeof write);
     if (job->cloned && leave_out_shared(job, chunk, write)) {
         take_record(job, chunk);
-        return thread == 0 ? tell(job, err) : 0;
+        return tell(job, thread, blocks, err);
     }
     int rc = fill(job, chunk, buffer, err);
     if (rc < 0)
@@ -266,7 +269,7 @@ static int write_chunk(void *owner, unsigned thread, uint64_t task, struct err *
         rc = write_run(job, buffer + (size_t)block * BLOCK_BYTES, (uint64_t)run * BLOCK_BYTES,
                        (chunk->number * CHUNK_BLOCKS + block) * BLOCK_BYTES, err);
     job->written += bytes;
-    return rc == 0 && thread == 0 ? tell(job, err) : rc;
+    return rc == 0 ? tell(job, thread, blocks, err) : rc;
 }
 
 static int write_chunks(struct job *job, struct err *err)

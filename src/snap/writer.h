@@ -69,8 +69,9 @@ struct writer {
     unsigned without;
     const struct origin *origin; /* NULL: none */
     struct pace *pace;
-    /* Now and then, on the caller's thread: bytes written so far. A negative value ends the writing with it. */
-    int (*progress)(void *owner, uint64_t bytes, struct err *err);
+    /* Now and then, on the caller's thread: bytes gone through so far, of those that the source's runs name and that
+     * are not known to be zero, and those of them that were written. A negative value ends the writing with it. */
+    int (*progress)(void *owner, uint64_t done, uint64_t written, struct err *err);
     void *owner;
 };
 

@@ -34,6 +34,15 @@ int store_confine(struct err *err)
     return seccomp_install(SECCOMP_STORE, getenv("FORKD_SECCOMP_EXPLAIN") ? SECCOMP_EXPLAIN : SECCOMP_KILL, err);
 }
 
+int store_tell(int sock, uint32_t request, uint64_t done, uint64_t total, uint64_t written, struct err *err)
+{
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_PROGRESS, request);
+    m.progress = (struct ctl_progress){.done = done, .total = total, .written = written};
+    int rc = ctl_send_until(sock, &m, 0, err);
+    return rc == -EPIPE || rc == -ECONNRESET ? rc : 0;
+}
+
 /* A chain has six files a link. */
 static void raise_file_limit(void)
 {

@@ -15,4 +15,7 @@ int store_restore(int sock, struct ctl_message *m);
 
 int store_confine(struct err *err);
 
+/* How far it is, in bytes. A controller that does not listen is not waited for; one that went away is an error. */
+int store_tell(int sock, uint32_t request, uint64_t done, uint64_t total, uint64_t written, struct err *err);
+
 #endif

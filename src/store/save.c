@@ -49,15 +49,11 @@ static unsigned leave_out(void)
            (strstr(list, "reflink") ? WITHOUT_REFLINK : 0);
 }
 
-/* A controller that does not listen is not waited for; one that went away wants no snapshot. */
-static int tell_progress(void *owner, uint64_t bytes, struct err *err)
+/* Who went away wants no snapshot. */
+static int tell_progress(void *owner, uint64_t done, uint64_t total, uint64_t written, struct err *err)
 {
     const struct saver *saver = owner;
-    struct ctl_message m;
-    ctl_message_init(&m, CTL_SAVING, saver->request);
-    m.saving.bytes = bytes;
-    int rc = ctl_send_until(saver->sock, &m, 0, err);
-    return rc == -EPIPE || rc == -ECONNRESET ? rc : 0;
+    return store_tell(saver->sock, saver->request, done, total, written, err);
 }
 
 /* What can be shared with is a gain and no need. */

@@ -18,8 +18,8 @@ TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool,
 ELSEWHERE = {('SandboxInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              **dict.fromkeys([(schema, field) for schema in ('SnapshotInfo', 'SnapshotInfoDetail')
-                              for field in ('written_bytes', 'diff_ms', 'diff_physical_bytes', 'diff_logical_bytes',
-                                            'content_hash', 'parent_content_hash')],
+                              for field in ('percent', 'written_bytes', 'diff_ms', 'diff_physical_bytes',
+                                            'diff_logical_bytes', 'content_hash', 'parent_content_hash')],
                              'needs snapshots on a disk: tests/kvm/durable.py')}
 # Likewise a status: snapshots of this walk's processes cannot be written. tests/kvm/durable.py does it.
 NOT_HERE = {('compactSnapshot', 200), ('compactSnapshot', 500)}
@@ -132,7 +132,8 @@ def walk_snapshots(w):
     slow = {'tag': 'slow', 'kernel': c.kernel('boot=silent'), 'boot_wait_secs': 8}
     silent = threading.Thread(target=w.go, args=('createSnapshot', 500, slow))
     silent.start()
-    until(lambda: any(one['status'] == 'writing' for one in w.go('listSnapshots', 200)), 'the slow one is being made')
+    until(lambda: any(one.get('stage') == 'boot' for one in w.go('listSnapshots', 200)), 'the slow one is being made')
+    assert w.go('getSnapshotInfo', 200, tag='slow')['status'] == 'writing'
     w.go('deleteSnapshot', 409, tag='slow')
     w.go('spawnSandboxes', 409, {'snapshot_tag': 'slow'})
     silent.join()

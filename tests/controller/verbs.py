@@ -135,7 +135,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def progress_is_shown(c, args, listed, then):
+MADE = {'tag': 'py', 'branched_from': 'sb-x', 'status': 'writing', 'bootable': False}
+WRITING = r'writing, 7 MiB \[#{8}-{8}\]  50 %, [0-9]+ s'
+
+
+def progress_is_shown(c, args, at_first, listed, then=WRITING, last='snapshot py is'):
     """What a terminal shows of a request that takes long, before and after the controller tells that it writes."""
     path = os.path.join(c.dir, 'scripted')
     server = Scripted(path)
@@ -146,13 +150,13 @@ def progress_is_shown(c, args, listed, then):
             os.execve(FORKD, [FORKD, *args], env)
         finally:
             os._exit(127)
+    server.listed = at_first
     try:
         read_until(terminal, listed)
-        server.listed = [{'tag': 'py', 'branched_from': 'sb-x', 'status': 'writing', 'bootable': True,
-                          'written_bytes': 7 << 20}]
+        server.listed = [{**MADE, 'bootable': True, 'stage': 'write', 'percent': 50, 'written_bytes': 7 << 20}]
         read_until(terminal, then)
         server.done.set()
-        read_until(terminal, 'snapshot py is')
+        read_until(terminal, last)
     finally:
         server.done.set()
         status = end_of(pid, terminal)
@@ -163,14 +167,26 @@ def progress_is_shown(c, args, listed, then):
 
 @case(start=False)
 def a_snapshot_that_is_made_tells_how_far_it_is(c):
-    progress_is_shown(c, ['snapshot', '--tag', 'py', '--kernel', '/k'], 'making snapshot py: booting, [0-9]+ s',
-                      'making snapshot py: writing, 7 MiB, [0-9]+ s')
+    progress_is_shown(c, ['snapshot', '--tag', 'py', '--kernel', '/k'], [{**MADE, 'stage': 'boot'}],
+                      r'making snapshot py: booting, at most 10 s \[#+-+\]  [1-9]0 %, [0-9]+ s')
+
+
+@case(start=False)
+def a_warm_up_has_no_bar_for_nobody_knows_its_end(c):
+    progress_is_shown(c, ['snapshot', '--tag', 'py', '--kernel', '/k'], [{**MADE, 'stage': 'warmup'}],
+                      'making snapshot py: warming up, [0-9]+ s')
 
 
 @case(start=False)
 def a_branch_that_is_made_tells_how_far_it_is(c):
-    progress_is_shown(c, ['branch', 'sb-x'], 'branching sb-x: reading its memory, [0-9]+ s',
-                      'branching sb-x: writing, 7 MiB, [0-9]+ s')
+    progress_is_shown(c, ['branch', 'sb-x'], [MADE], 'branching sb-x: reading its memory, [0-9]+ s')
+
+
+@case(start=False)
+def a_spawn_that_waits_for_a_load_tells_how_far_it_is(c):
+    loading = {**MADE, 'status': 'ready', 'stage': 'load'}
+    progress_is_shown(c, ['spawn', '--tag', 'py', '--json'], [{**loading, 'percent': 0}],
+                      r'forking 1 from py: loading \[-{16}\]   0 %, [0-9]+ s', last='pause_us')
 
 
 @case()

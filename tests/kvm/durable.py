@@ -124,6 +124,24 @@ def a_template_that_died_is_loaded_once_for_all_who_come(c):
 
 
 @case(env=WRITTEN)
+def how_far_a_load_is_is_told(c):
+    c.snapshot('py', mem_size_mib=768, ready_cmd=f'mem fill {AT} 640m 5')
+    told = []
+    for times in range(1, 4):
+        os.kill(c.template(), signal.SIGKILL)
+        until(lambda: c.read_log().count('the next spawn loads it') == times, 'its death was noticed')  # pylint: disable=W0640
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(c.fork)
+            while not call.done():
+                told.append(c.get('/v1/snapshots/py/info')[1])
+        c.delete('/v1/sandboxes/' + call.result()[0]['id'])
+        assert 'stage' not in c.get('/v1/snapshots/py/info')[1]
+    seen = [one['percent'] for one in told if one.get('stage') == 'load']
+    assert any(0 < percent < 100 for percent in seen), seen
+    assert not any('written_bytes' in one for one in told)
+
+
+@case(env=WRITTEN)
 def it_can_be_forked_before_it_is_written(c):
     c.snapshot('py', mem_size_mib=128)
     one = c.fork()[0]['id']
@@ -147,13 +165,14 @@ def what_was_not_written_is_by_the_next_controller(c):
         c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'slow', 'wait': False})
         assert snapshots(c)['slow']['status'] == 'writing'
         until(lambda: writers(c), 'a writer is at work')
-        until(lambda: any(s.get('written_bytes') for s in snapshots(c).values()), 'how far it is is told')
+        until(lambda: any(s.get('written_bytes') and 0 < s['percent'] <= 100 and s['stage'] == 'write'
+                          for s in snapshots(c).values()), 'how far it is is told')
         c.stop(signal.SIGKILL)
         assert isinstance(call.exception(), Exception)
     c.flags = []
     c.start()
     until(lambda: {s['status'] for s in snapshots(c).values()} == {'ready'}, 'all is written')
-    assert not any('written_bytes' in s for s in snapshots(c).values())
+    assert not any({'stage', 'percent', 'written_bytes'} & set(s) for s in snapshots(c).values())
     assert sorted(os.listdir(c.root)) == ['py', 'slow']
     check(c, c.fork(1, 'slow')[0]['id'], 1, '32m')
 

@@ -249,7 +249,8 @@ static void a_killed_writer_leaves_nothing_that_loads(void **state)
     template_init(&t, 64 << 20, 16384, false);
     shop_begin_save(&t, &(struct order){.root = root, .tag = "killed", .bytes_per_second = 8 << 20}, &save);
     assert_int_equal(ctl_recv_until(save.sock, &m, clock_monotonic_ns() + 60 * NS_PER_SEC, &err), 1);
-    assert_int_equal(m.type, CTL_SAVING);
+    assert_int_equal(m.type, CTL_PROGRESS);
+    assert_true(m.progress.done <= m.progress.total && m.progress.total == 64 << 20);
     kill(save.pid, SIGKILL);
     assert_true(shop_end_save(&save, &meta, NULL, NULL, &err) < 0);
     assert_true(shop_restore(root, (const char *const[]){"killed", NULL}, NULL, &m, &err) < 0);

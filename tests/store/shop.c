@@ -48,7 +48,7 @@ static int await(int sock, struct ctl_message *m, unsigned *events, struct err *
 {
     uint64_t until = clock_monotonic_ns() + PATIENCE_SECS * NS_PER_SEC;
     int rc;
-    while ((rc = ctl_recv_until(sock, m, until, err)) > 0 && m->type == CTL_SAVING)
+    while ((rc = ctl_recv_until(sock, m, until, err)) > 0 && m->type == CTL_PROGRESS)
         if (events)
             ++*events;
     if (rc == 0)

@@ -50,7 +50,9 @@ class SnapshotInfo(_SnapshotAlways, total=False):
     diff_ms: int
     diff_physical_bytes: int
     diff_logical_bytes: int
-    written_bytes: int  # so far, while it is writing
+    stage: str  # while something is done about it: boot, warmup, freeze, write or load
+    percent: int  # how far it is written or loaded
+    written_bytes: int  # so far, while it is written
     warning: str  # why it failed
     cpu_ms: int  # these five where they were asked for
     memory_own_kib: Optional[int]
@@ -81,6 +83,8 @@ class SnapshotInfoDetail(_DetailAlways, total=False):
     diff_ms: int
     diff_physical_bytes: int
     diff_logical_bytes: int
+    stage: str
+    percent: int
     written_bytes: int
     warning: str
     content_hash: str

@@ -41,7 +41,11 @@ export interface SnapshotInfo {
   diff_ms?: number;
   diff_physical_bytes?: number;
   diff_logical_bytes?: number;
-  /** So far, while it is writing. */
+  /** While something is done about it. */
+  stage?: "boot" | "warmup" | "freeze" | "write" | "load";
+  /** How far it is written or loaded. */
+  percent?: number;
+  /** So far, while it is written. */
   written_bytes?: number;
   /** Why it failed. */
   warning?: string;
@@ -71,6 +75,8 @@ export interface SnapshotInfoDetail {
   diff_ms?: number;
   diff_physical_bytes?: number;
   diff_logical_bytes?: number;
+  stage?: "boot" | "warmup" | "freeze" | "write" | "load";
+  percent?: number;
   written_bytes?: number;
   warning?: string;
   /** The length of memory.bin; 0: it is not on the disk. */
