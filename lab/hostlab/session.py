@@ -205,7 +205,7 @@ class Session:
         return {name: value for name, value in env.items() if name not in ("N", "TERM")}
 
     def _setup_run(self, host):
-        progress(f"warming up: {self._request.warm}")
+        progress("warming up the emulated host (once: it is saved for the next run)")
         argv = ["bash", "-c", self._request.warm]
         status = self._limited(host, argv, self._setup_environment(), sys.stderr.buffer)
         if status:

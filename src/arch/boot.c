@@ -104,7 +104,7 @@ static int range_check(const struct gmem *gmem, const struct file *file, uint64_
         return err_say(err, EINVAL, "%s wants to lie at 0x%llx, where a kernel cannot", file->path,
                        (unsigned long long)gpa);
     if (end > gmem->low)
-        return err_say(err, ENOMEM, "%s needs guest memory up to %llu MiB, there are %llu", file->path,
+        return err_say(err, EINVAL, "%s needs guest memory up to %llu MiB, there are %llu", file->path,
                        (unsigned long long)((end + (1 << 20) - 1) >> 20), (unsigned long long)(gmem->low >> 20));
     return 0;
 }
@@ -193,7 +193,7 @@ static int kernel_load(struct gmem *gmem, const struct boot_config *config, stru
     if (file_read(&file, &header, sizeof header, HEADER_AT, "header", NULL) == 0 && header.boot_flag == BOOT_FLAG &&
         header.header == HEADER_MAGIC)
         return bzimage_load(gmem, &file, kernel, err);
-    return err_say(err, EINVAL, "%s is not a kernel: neither a bzImage nor a 64-bit ELF executable", file.path);
+    return err_say(err, EINVAL, "%s is neither a bzImage nor a 64-bit ELF executable", file.path);
 }
 
 /* As high as it may be, out of the way of what the kernel unpacks itself into. */
@@ -213,7 +213,7 @@ static int initrd_load(struct gmem *gmem, const struct boot_config *config, cons
     uint64_t room = top > kernel->end ? top - kernel->end : 0;
     uint64_t gpa = (top - (file.size < top ? file.size : top)) & ~(uint64_t)(GMEM_PAGE - 1);
     if (file.size > room || gpa < kernel->end)
-        return err_say(err, ENOMEM, "%s of %llu MiB does not fit into guest memory: beside the kernel there are %llu",
+        return err_say(err, EINVAL, "%s of %llu MiB does not fit into guest memory: beside the kernel there are %llu",
                        file.path, (unsigned long long)((file.size + (1 << 20) - 1) >> 20),
                        (unsigned long long)(room >> 20));
     header->ramdisk_image = (uint32_t)gpa;

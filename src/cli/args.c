@@ -6,13 +6,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { NUMBER_MAX = 1 << 30 };
+
+/* -n or --name. */
+static const char *dashes(const struct arg *flag)
+{
+    return flag->name[1] ? "--" : "-";
+}
+
+/* A file, a tag, an id or an image without a name is none: most likely a variable of the caller's is not set. */
+static bool names_something(const struct arg *flag)
+{
+    static const char *const kinds[] = {"FILE", "DIR", "IMAGE", "TAG", "ID"};
+    for (size_t i = 0; flag->value && i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(flag->value, kinds[i]))
+            return true;
+    return false;
+}
+
 static int number_parse(const struct arg *flag, const char *text, struct err *err)
 {
     char *end;
     errno = 0;
     unsigned long n = strtoul(text, &end, 10);
-    if (!isdigit((unsigned char)*text) || *end || errno || n > 1u << 30)
-        return err_say(err, EINVAL, "--%s needs a whole number, not %s", flag->name, text);
+    if (!isdigit((unsigned char)*text) || *end)
+        return err_say(err, EINVAL, "%s%s needs a whole number, not '%s'", dashes(flag), flag->name, text);
+    if (errno || n > NUMBER_MAX)
+        return err_say(err, EINVAL, "%s%s is at most %d, not %s", dashes(flag), flag->name, NUMBER_MAX, text);
     *(unsigned *)flag->into = (unsigned)n;
     return 0;
 }
@@ -25,6 +45,8 @@ static int value_take(const struct arg *flag, const char *text, struct err *err)
         *(bool *)flag->into = true;
         return 0;
     case ARG_TEXT:
+        if (!*text && names_something(flag))
+            return err_say(err, EINVAL, "--%s needs a value", flag->name);
         *(const char **)flag->into = text;
         return 0;
     case ARG_NUMBER:
@@ -74,7 +96,7 @@ static int flag_take(const struct args *args, const struct arg *common, char **a
         words = 2;
     }
     if (flag->kind != ARG_FLAG && !value)
-        return err_say(err, EINVAL, "--%s needs a value", flag->name);
+        return err_say(err, EINVAL, "%s%s needs a value", dashes(flag), flag->name);
     int rc = value_take(flag, value, err);
     return rc < 0 ? rc : words;
 }

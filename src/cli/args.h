@@ -11,11 +11,15 @@
 
 #include "base/err.h"
 
+#include <limits.h>
 #include <stdbool.h>
 
 enum arg_kind { ARG_FLAG, ARG_TEXT, ARG_NUMBER, ARG_TEXTS };
 
 enum { ARG_TEXTS_MAX = 256 };
+
+/* No number that is given can be this one: what an unsigned of ARG_NUMBER holds where 0 must be told from none. */
+enum { ARG_NOT_GIVEN = INT_MAX };
 
 struct arg_texts {
     const char *at[ARG_TEXTS_MAX + 1]; /* NULL-terminated */

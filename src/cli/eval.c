@@ -13,7 +13,7 @@ static void print(FILE *to, const json_t *answer, const char *name, const char *
     fputs(end, to);
 }
 
-static unsigned timeout;
+static unsigned timeout = ARG_NOT_GIVEN;
 
 static const struct arg flags[] = {
     {"timeout-secs", 0, ARG_NUMBER, &timeout, "N", "after which it is interrupted (30)"},
@@ -30,7 +30,7 @@ static int eval_run(const struct args *args)
         return verb_usage("forkd eval needs a sandbox and code, as one argument; see forkd eval --help");
     json_t *body = json_object();
     json_object_set_new(body, "code", json_string(args->rest[1]));
-    if (timeout)
+    if (timeout != ARG_NOT_GIVEN)
         json_object_set_new(body, "timeout_secs", json_integer(timeout));
     snprintf(path, sizeof path, "/v1/sandboxes/%.200s/eval", args->rest[0]);
     if (client_open(args, &client, &err) < 0) {

@@ -82,7 +82,7 @@ static struct {
     struct arg_texts env;
     const char *cwd;
     bool input;
-} options;
+} options = {.timeout = ARG_NOT_GIVEN};
 
 static const struct arg flags[] = {
     {"timeout-secs", 0, ARG_NUMBER, &options.timeout, "N", "after which it is killed, status 124 (30)"},
@@ -100,7 +100,7 @@ static int exec_run(const struct args *args)
     for (int i = 1; i < args->count; i++)
         json_array_append_new(list, json_string(args->rest[i]));
     json_object_set_new(body, "args", list);
-    if (options.timeout)
+    if (options.timeout != ARG_NOT_GIVEN)
         json_object_set_new(body, "timeout_secs", json_integer(options.timeout));
     if (options.cwd)
         json_object_set_new(body, "cwd", json_string(options.cwd));

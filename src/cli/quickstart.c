@@ -209,9 +209,7 @@ static unsigned default_n(void)
     return value >= 1 && value <= 1000 ? (unsigned)value : 10;
 }
 
-enum { NOT_GIVEN = INT_MAX };
-
-static struct quickstart options = {.n = NOT_GIVEN,
+static struct quickstart options = {.n = ARG_NOT_GIVEN,
                                     .image = "python3",
                                     .modules = "numpy",
                                     .code = "f'numpy {numpy.__version__} draws {numpy.random.randint(10**6)}'",
@@ -234,7 +232,7 @@ static int quickstart_run(const struct args *args)
     struct probe probe = {.native = true};
     struct err err;
     bool inside = getenv("FORKD_IN_LAB") != NULL;
-    if (options.n == NOT_GIVEN)
+    if (options.n == ARG_NOT_GIVEN)
         options.n = default_n();
     if (args->count || options.n < 1 || options.n > 1000)
         return verb_usage("forkd quickstart takes options only, and -n from 1 to 1000");

@@ -35,7 +35,7 @@ static void set_path(json_t *body, const char *name, const char *path)
 
 static void set_number(json_t *body, const char *name, unsigned number)
 {
-    if (number)
+    if (number != ARG_NOT_GIVEN)
         json_object_set_new(body, name, json_integer(number));
 }
 
@@ -43,7 +43,7 @@ static struct {
     const char *tag, *image, *kernel, *rootfs, *initrd, *ready, *warmup, *code, *tap, *sandbox;
     unsigned mem, vcpus, wait;
     bool rw, diff, live, no_wait;
-} options;
+} options = {.mem = ARG_NOT_GIVEN, .vcpus = ARG_NOT_GIVEN, .wait = ARG_NOT_GIVEN};
 
 static const struct arg flags[] = {
     {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot's name (FORKD_TAG)"},

@@ -16,7 +16,7 @@ static struct spawn {
     const char *tag;
     unsigned n, limit, settle;
     bool netns, ignored;
-} options = {.n = 1};
+} options = {.n = 1, .limit = ARG_NOT_GIVEN};
 
 /* Those of fork; spawn's begin with the second. */
 static const struct arg flags[] = {
@@ -37,7 +37,7 @@ static json_t *body_make(const struct spawn *s)
     json_t *body = json_object();
     json_object_set_new(body, "snapshot_tag", json_string(s->tag));
     json_object_set_new(body, "n", json_integer(s->n));
-    if (s->limit)
+    if (s->limit != ARG_NOT_GIVEN)
         json_object_set_new(body, "memory_limit_mib", json_integer(s->limit));
     if (s->netns)
         json_object_set_new(body, "per_child_netns", json_true());

@@ -11,7 +11,7 @@ static struct {
     const char *tag;
     unsigned limit;
     bool diff, netns;
-} options;
+} options = {.limit = ARG_NOT_GIVEN};
 
 static const struct arg flags[] = {
     {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot to begin with (create)"},
@@ -88,7 +88,7 @@ static int create(const struct args *args, const char *name)
     if (!options.tag)
         return verb_usage("forkd workspace create needs --tag, the snapshot to begin with");
     json_t *body = json_pack("{s:s, s:s}", "name", name, "snapshot_tag", options.tag);
-    if (options.limit)
+    if (options.limit != ARG_NOT_GIVEN)
         json_object_set_new(body, "memory_limit_mib", json_integer(options.limit));
     if (options.netns)
         json_object_set_new(body, "per_child_netns", json_true());

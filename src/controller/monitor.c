@@ -85,8 +85,7 @@ static void sandbox_spoke(struct loop_source *source, uint32_t events)
         return;
     }
     if (message.type == CTL_ENDED)
-        snprintf(b->reason, sizeof b->reason, "%s%s%.400s", vmm_end_name(message.ended.reason),
-                 *message.ended.text ? ": " : "", message.ended.text);
+        vmm_end_say(&message.ended, b->reason, sizeof b->reason);
     else if (message.type == CTL_STALLED)
         sandbox_stalls(m, b, false, message.failed.text);
     else if (message.type == CTL_RESUMED)

@@ -112,7 +112,7 @@ int vmm_start(const char *program, const char *run_path, int cgroup, struct vmm 
     return 0;
 }
 
-const char *vmm_end_name(enum ctl_end reason)
+static const char *end_name(enum ctl_end reason)
 {
     switch (reason) {
     case CTL_END_POWEROFF:
@@ -128,10 +128,20 @@ const char *vmm_end_name(enum ctl_end reason)
     }
 }
 
+void vmm_end_say(const struct ctl_ended *ended, char *text, size_t cap)
+{
+    const char *name = end_name(ended->reason);
+    /* Of an end that the guest asked for, the VMM knows no more than the reason. */
+    bool asked = ended->reason == CTL_END_POWEROFF || ended->reason == CTL_END_RESET;
+    bool more = !asked && *ended->text;
+    snprintf(text, cap, "%s%s%.*s", name, more ? ": " : "", CTL_TEXT_MAX - 1, more ? ended->text : "");
+}
+
 static int say_ended(const struct ctl_ended *ended, struct err *err)
 {
-    return err_say(err, ECONNRESET, "%s%s%.*s", vmm_end_name(ended->reason), *ended->text ? ": " : "", CTL_TEXT_MAX - 1,
-                   ended->text);
+    char text[CTL_TEXT_MAX + 64];
+    vmm_end_say(ended, text, sizeof text);
+    return err_say(err, ECONNRESET, "%s", text);
 }
 
 /* Takes note of an event, or says why the VMM ends. */

@@ -128,8 +128,8 @@ int vmm_last_words(struct vmm *vmm, struct err *err);
 /* Puts the last words in front of an error that was only their consequence. */
 void vmm_explain(struct vmm *vmm, struct err *err);
 
-/* How a guest's end is called. */
-const char *vmm_end_name(enum ctl_end reason);
+/* How a guest ended: the name of the reason, and what the VMM has to say beyond it. */
+void vmm_end_say(const struct ctl_ended *ended, char *text, size_t cap);
 
 /* Sends SIGKILL through the pidfd; does not wait. */
 void vmm_kill(const struct vmm *vmm);

@@ -79,6 +79,14 @@ static int take_string(const json_t *object, const char *name, const char **into
     return 0;
 }
 
+static int take_path(const json_t *object, const char *name, const char **into, struct err *err)
+{
+    int rc = take_string(object, name, into, err);
+    if (rc == 0 && *into && !**into)
+        return err_say(err, EINVAL, "%s must be the path of a file, not empty", name);
+    return rc;
+}
+
 static int require_string(const json_t *object, const char *name, const char **into, struct err *err)
 {
     *into = NULL;
@@ -179,13 +187,13 @@ static int read_snapshot_create(struct rest_snapshot_create *rq, struct err *err
     if (rc == 0)
         rc = check_tag("tag", rq->tag, err);
     if (rc == 0)
-        rc = take_string(d, "kernel", &rq->kernel, err);
+        rc = take_path(d, "kernel", &rq->kernel, err);
     if (rc == 0)
-        rc = take_string(d, "rootfs", &rq->rootfs, err);
+        rc = take_path(d, "rootfs", &rq->rootfs, err);
     if (rc == 0)
         rc = take_string(d, "image", &rq->image, err);
     if (rc == 0)
-        rc = take_string(d, "initrd", &rq->initrd, err);
+        rc = take_path(d, "initrd", &rq->initrd, err);
     if (rc == 0)
         rc = take_string(d, "ready_cmd", &rq->ready_cmd, err);
     if (rc == 0)

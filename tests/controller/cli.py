@@ -157,6 +157,29 @@ def wrong_usage_is_2(c):
 
 
 @case(start=False)
+def a_name_that_is_empty_and_a_number_that_is_none_are_named(c):
+    for option in ('tag', 'kernel', 'rootfs', 'initrd', 'image'):
+        run = forkd(c, 'snapshot', '--tag', 'a', f'--{option}', '', status=2)
+        assert run.stderr == f'forkd: --{option} needs a value; see forkd snapshot --help\n', run.stderr
+    for verb, option in (('snapshot', '--mem-size-mib'), ('snapshot', '--vcpus'), ('spawn', '-n')):
+        for value in ('many', '1.5', '-1', '', '1' + 20 * '0'):
+            said = forkd(c, verb, '--tag', 'a', option, value, status=2).stderr
+            assert said.startswith(f'forkd: {option} ') and value in said and said.count('\n') == 1, said
+
+
+@case()
+def a_number_that_is_nought_is_not_left_out(c):
+    for field in ('mem-size-mib', 'vcpus', 'boot-wait-secs'):
+        said = forkd(c, 'snapshot', '--tag', 'a', '--kernel', c.kernel(), f'--{field}', '0', status=1).stderr
+        assert 'HTTP 400' in said and field.replace('-', '_') in said, said
+    c.snapshot()
+    assert 'memory_limit_mib' in forkd(c, 'spawn', '--tag', 'py', '--memory-limit-mib', '0', status=1).stderr
+    one = c.fork()[0]['id']
+    for verb in ('exec', 'eval'):
+        assert 'timeout_secs' in forkd(c, verb, one, '--timeout-secs', '0', '--', '1', status=1).stderr
+
+
+@case(start=False)
 def every_verb_has_help(c):
     verbs = re.findall(r'^  ([a-z-]+)  +\S', forkd(c, '--help').stdout, re.M)
     assert len(verbs) >= 14, verbs
