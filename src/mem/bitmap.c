@@ -51,3 +51,25 @@ void bitmap_add(uint64_t *into, const uint64_t *bitmap, size_t words)
     for (size_t i = bitmap_next(bitmap, words, 0); i < words; i = bitmap_next(bitmap, words, i + 1))
         into[i] |= bitmap[i];
 }
+
+size_t bitmap_summed_next(const struct bitmap_summed *bitmap, size_t from)
+{
+    size_t groups = bitmap_summary_words(bitmap->words);
+    for (size_t group = from / 64; group < groups; group++) {
+        uint64_t used = bitmap->summary[group];
+        if (group == from / 64)
+            used &= UINT64_MAX << from % 64;
+        for (; used; used &= used - 1) {
+            size_t word = group * 64 + (size_t)__builtin_ctzll(used);
+            if (bitmap->word[word])
+                return word;
+        }
+    }
+    return bitmap->words;
+}
+
+void bitmap_summed_add(struct bitmap_summed *into, const uint64_t *bitmap)
+{
+    for (size_t i = bitmap_next(bitmap, into->words, 0); i < into->words; i = bitmap_next(bitmap, into->words, i + 1))
+        bitmap_summed_or(into, i, bitmap[i]);
+}

@@ -68,6 +68,7 @@ struct branch_source {
     struct loop_source peer; /* the socket to the target; closed by the branch */
     int layer_fd;            /* the private layer after the freeze, or -1 */
     struct branch_shared shared;
+    struct bitmap_summed wanted; /* shared.wanted, with a summary of our own */
     struct throttle throttle;
     unsigned target_layers, target_merges;
     bool captured; /* the pause is over: DONE is all that may come */

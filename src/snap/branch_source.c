@@ -15,6 +15,7 @@
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 void branch_source_init(struct branch_source *b)
@@ -32,6 +33,7 @@ void branch_source_end(struct branch_source *b)
     fd_close(&peer);
     fd_close(&b->layer_fd);
     branch_shared_unmap(&b->shared);
+    free(b->wanted.summary);
     branch_source_init(b);
 }
 
@@ -50,10 +52,15 @@ static int share(struct branch_source *b, const struct branch_message *m, int fd
     int rc = branch_shared_map(&b->shared, gmem_pages(&b->machine->gmem), m->state_bytes, fd, err);
     if (rc < 0)
         return rc;
+    b->wanted = (struct bitmap_summed){.word = b->shared.wanted,
+                                       .summary = calloc(bitmap_summary_words(b->dirty->words), sizeof(uint64_t)),
+                                       .words = b->dirty->words};
+    if (!b->wanted.summary)
+        return err_say(err, ENOMEM, "out of memory");
     b->target_layers = m->layers;
     b->target_merges = m->merges;
     const struct machine_instant have = {m->instant_source, m->instant_number};
-    rc = dirty_add_since(b->dirty, have, b->shared.wanted, err);
+    rc = dirty_add_since(b->dirty, have, &b->wanted, err);
     return rc < 0 ? rc : rehearse(b, err);
 }
 
@@ -61,7 +68,7 @@ static int fetch(struct branch_source *b, unsigned hold, struct err *err)
 {
     int rc = throttle_set(&b->throttle, b->machine, hold, err);
     if (rc == 0)
-        rc = dirty_fetch(b->dirty, b->machine, b->shared.wanted, err);
+        rc = dirty_fetch(b->dirty, b->machine, &b->wanted, err);
     if (rc < 0)
         return rc;
     struct branch_message reply = {.word = BRANCH_FETCHED,
@@ -102,7 +109,7 @@ static int freeze(struct branch_source *b, struct err *err)
     return rc;
 }
 
-/* With the CPUs parked: save, freeze, fetch, copy. Memory, CPUs, devices and disk are of this instant. */
+/* With the CPUs parked: save, freeze, look, copy. Memory, CPUs, devices and disk are of this instant. */
 static int capture(struct branch_source *b, struct branch_message *reply, int *fds, unsigned *count, struct err *err)
 {
     struct machine *m = b->machine;
@@ -113,14 +120,14 @@ static int capture(struct branch_source *b, struct branch_message *reply, int *f
     int rc = len < 0 ? (int)len : freeze(b, err);
     uint64_t saved = clock_monotonic_ns();
     if (rc == 0)
-        rc = dirty_fetch(b->dirty, m, b->shared.wanted, err);
+        rc = dirty_look(b->dirty, m, &b->wanted, err);
     if (rc == 0)
         rc = layers_for_target(b, reply, fds, count, err);
     if (rc < 0)
         return rc;
     uint64_t fetched = clock_monotonic_ns();
     reply->state_bytes = (uint64_t)len;
-    reply->staged = stage_fill(&b->shared.stage, m->gmem.base, b->shared.wanted, b->dirty->words);
+    reply->staged = stage_fill(&b->shared.stage, m->gmem.base, &b->wanted);
     if (reply->staged == STAGE_PAGES)
         reply->wanted = bitmap_count(b->shared.wanted, b->dirty->words);
     reply->save_ns = saved - began;

@@ -83,7 +83,7 @@ static int file_bytes(const struct chain_link *link, enum snapshot_file file, ui
 static int read_meta(struct chain_link *link, struct err *err)
 {
     char text[SNAPSHOT_META_MAX];
-    uint64_t bytes;
+    uint64_t bytes = 0;
     int rc = file_bytes(link, FILE_META, &bytes, err);
     if (rc == 0 && bytes == 0)
         rc = err_say(err, EINVAL, "snapshot.json is empty: the snapshot was never written to its end");
@@ -100,7 +100,7 @@ static int read_meta(struct chain_link *link, struct err *err)
 
 static int check_bytes(const struct chain_link *link, enum snapshot_file file, uint64_t wanted, struct err *err)
 {
-    uint64_t bytes;
+    uint64_t bytes = 0;
     int rc = file_bytes(link, file, &bytes, err);
     if (rc == 0 && bytes != wanted)
         rc = err_say(err, EINVAL, "%s has %llu bytes instead of %llu: it was cut, or is of another snapshot",

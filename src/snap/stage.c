@@ -1,7 +1,6 @@
 /* stage.c: see stage.h. */
 #include "snap/stage.h"
 
-#include "mem/bitmap.h"
 #include "mem/gmem.h"
 
 #include <errno.h>
@@ -21,17 +20,17 @@ void stage_at(struct stage *s, void *at)
     s->page = (uint8_t *)at + NUMBERS_BYTES;
 }
 
-unsigned stage_fill(struct stage *s, const uint8_t *ram, uint64_t *bitmap, size_t words)
+unsigned stage_fill(struct stage *s, const uint8_t *ram, struct bitmap_summed *bitmap)
 {
     unsigned count = 0;
-    for (size_t i = bitmap_next(bitmap, words, 0); i < words; i = bitmap_next(bitmap, words, i + 1))
-        for (uint64_t word = bitmap[i]; word; word &= word - 1) {
+    for (size_t i = bitmap_summed_next(bitmap, 0); i < bitmap->words; i = bitmap_summed_next(bitmap, i + 1))
+        for (uint64_t word = bitmap->word[i]; word; word &= word - 1) {
             if (count == STAGE_PAGES)
                 return count;
             uint64_t number = i * 64 + (uint64_t)__builtin_ctzll(word);
             memcpy(s->page + (size_t)count * GMEM_PAGE, ram + number * GMEM_PAGE, GMEM_PAGE);
             s->number[count++] = number;
-            bitmap[i] &= ~(word & -word);
+            bitmap->word[i] &= ~(word & -word);
         }
     return count;
 }

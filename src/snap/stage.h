@@ -13,6 +13,7 @@
 #define FORKD_SNAP_STAGE_H
 
 #include "base/err.h"
+#include "mem/bitmap.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -29,9 +30,9 @@ size_t stage_bytes(void);
 /* The buffer begins at `at`. */
 void stage_at(struct stage *s, void *at);
 
-/* Source: copies pages set in `bitmap` (of `words` words) out of RAM at `ram` and clears their bits, as many as there
- * is room for. Returns how many. */
-unsigned stage_fill(struct stage *s, const uint8_t *ram, uint64_t *bitmap, size_t words);
+/* Source: copies pages set in `bitmap` out of RAM at `ram` and clears their bits, as many as there is room for. Returns
+ * how many. */
+unsigned stage_fill(struct stage *s, const uint8_t *ram, struct bitmap_summed *bitmap);
 
 /* Target: puts `count` pages into RAM of `pages` pages, and sets their bits in `placed` (NULL: nobody asks). -EPROTO
  * for what no source of ours would have staged. */

@@ -4,7 +4,7 @@
  * SECCOMP: ioctl[a1 in KVM_SET_TSS_ADDR KVM_SET_USER_MEMORY_REGION KVM_ENABLE_CAP] - the VM's memory and irqchip
  * SECCOMP: ioctl[a1 in KVM_CREATE_VCPU KVM_GET_VCPU_MMAP_SIZE] - its CPUs
  * SECCOMP: ioctl[a1 in KVM_SIGNAL_MSI KVM_IOEVENTFD] - interrupts and doorbells
- * SECCOMP: ioctl[a1 == KVM_GET_DIRTY_LOG] - what the guest wrote, for branches
+ * SECCOMP: ioctl[a1 in KVM_GET_DIRTY_LOG KVM_CLEAR_DIRTY_LOG] - what the guest wrote, for branches
  * SECCOMP: ioctl[a1 in KVM_GET_CLOCK KVM_SET_CLOCK KVM_KVMCLOCK_CTRL] - the guest's clock stands still while it is
  * saved
  */
@@ -36,6 +36,7 @@ static const struct {
     {KVM_CAP_TSC_DEADLINE_TIMER, "KVM_CAP_TSC_DEADLINE_TIMER"},
     {KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ"},
     {KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK"},
+    {KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"},
 };
 
 enum { KVM_API = 12 };
@@ -155,10 +156,25 @@ int kvm_ioeventfd_add(int vm_fd, uint64_t gpa, int event_fd, bool match, uint32_
     return ioctl(vm_fd, KVM_IOEVENTFD, &io) < 0 ? err_set(err, errno, "KVM_IOEVENTFD") : 0;
 }
 
+int kvm_dirty_clear_by_hand(int vm_fd, struct err *err)
+{
+    struct kvm_enable_cap cap = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+                                 .args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE}};
+    return ioctl(vm_fd, KVM_ENABLE_CAP, &cap) < 0 ? err_set(err, errno, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2") : 0;
+}
+
 int kvm_dirty_get(int vm_fd, uint32_t slot, void *bitmap, struct err *err)
 {
     struct kvm_dirty_log log = {.slot = slot, .dirty_bitmap = bitmap};
     return ioctl(vm_fd, KVM_GET_DIRTY_LOG, &log) < 0 ? err_set(err, errno, "KVM_GET_DIRTY_LOG of slot %u", slot) : 0;
+}
+
+int kvm_dirty_clear(int vm_fd, uint32_t slot, uint64_t first, uint32_t pages, const void *bitmap, struct err *err)
+{
+    struct kvm_clear_dirty_log log = {
+        .slot = slot, .first_page = first, .num_pages = pages, .dirty_bitmap = (void *)bitmap};
+    return ioctl(vm_fd, KVM_CLEAR_DIRTY_LOG, &log) < 0 ? err_set(err, errno, "KVM_CLEAR_DIRTY_LOG of slot %u", slot)
+                                                       : 0;
 }
 
 int kvm_clock_get(int vm_fd, struct kvm_clock_data *clock, struct err *err)

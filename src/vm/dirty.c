@@ -1,7 +1,6 @@
 /* dirty.c: see dirty.h. */
 #include "vm/dirty.h"
 
-#include "mem/bitmap.h"
 #include "sys/kvm.h"
 
 #include <errno.h>
@@ -36,11 +35,28 @@ void dirty_destroy(struct dirty *dirty)
 /* A slot begins at a multiple of 64 pages of RAM: both bounds of the hole are. */
 _Static_assert(GMEM_LOW_END % (64 * GMEM_PAGE) == 0, "the high slot's bits begin at a word");
 
-int dirty_fetch(struct dirty *dirty, struct machine *m, uint64_t *into, struct err *err)
+/* The log of a slot that has `pages` pages of RAM. Cleared is from the first word that is not zero to the last. */
+static int fetch_slot(const struct machine *m, uint32_t slot, uint64_t *log, uint64_t pages, bool clear,
+                      struct err *err)
 {
-    int rc = kvm_dirty_get(m->vm_fd, 0, dirty->fetched, err);
-    if (rc == 0 && m->gmem.size > m->gmem.low)
-        rc = kvm_dirty_get(m->vm_fd, 1, dirty->fetched + m->gmem.low / GMEM_PAGE / 64, err);
+    int rc = kvm_dirty_get(m->vm_fd, slot, log, err);
+    if (rc < 0 || !clear)
+        return rc;
+    size_t end = bitmap_words(pages), first = bitmap_next(log, end, 0);
+    if (first == end)
+        return 0;
+    while (!log[end - 1])
+        end--;
+    uint64_t last = end * 64 < pages ? end * 64 : pages;
+    return kvm_dirty_clear(m->vm_fd, slot, first * 64, (uint32_t)(last - first * 64), log + first, err);
+}
+
+static int fetch(struct dirty *dirty, struct machine *m, struct bitmap_summed *into, bool clear, struct err *err)
+{
+    uint64_t low = m->gmem.low / GMEM_PAGE, pages = gmem_pages(&m->gmem);
+    int rc = fetch_slot(m, 0, dirty->fetched, low, clear, err);
+    if (rc == 0 && pages > low)
+        rc = fetch_slot(m, 1, dirty->fetched + low / 64, pages - low, clear, err);
     if (rc < 0)
         return rc;
     gmem_fetch_marks(&m->gmem, dirty->fetched);
@@ -49,9 +65,19 @@ int dirty_fetch(struct dirty *dirty, struct machine *m, uint64_t *into, struct e
         uint64_t word = dirty->fetched[i];
         dirty->since_birth[i] |= word;
         dirty->since_branch[i] |= word;
-        into[i] |= word;
+        bitmap_summed_or(into, i, word);
     }
     return 0;
+}
+
+int dirty_fetch(struct dirty *dirty, struct machine *m, struct bitmap_summed *into, struct err *err)
+{
+    return fetch(dirty, m, into, true, err);
+}
+
+int dirty_look(struct dirty *dirty, struct machine *m, struct bitmap_summed *into, struct err *err)
+{
+    return fetch(dirty, m, into, false, err);
 }
 
 struct machine_instant dirty_capture(struct dirty *dirty)
@@ -76,11 +102,11 @@ static const uint64_t *lacked_by(const struct dirty *dirty, struct machine_insta
     return have.number == dirty->branched ? dirty->since_branch : dirty->since_birth;
 }
 
-int dirty_add_since(const struct dirty *dirty, struct machine_instant have, uint64_t *into, struct err *err)
+int dirty_add_since(const struct dirty *dirty, struct machine_instant have, struct bitmap_summed *into, struct err *err)
 {
     const uint64_t *lacked = lacked_by(dirty, have);
     if (!lacked)
         return err_say(err, EINVAL, "the template to branch from is not one of this sandbox");
-    bitmap_add(into, lacked, dirty->words);
+    bitmap_summed_add(into, lacked);
     return 0;
 }

@@ -3,7 +3,8 @@
  * Theory of operation. KVM logs the pages that CPUs write (a machine attached with `log_dirty`), gmem marks those
  * that devices write. dirty_fetch() takes both, clears them, and adds them to two bitmaps: since birth, which is
  * what differs from the template, and since the last branch, which is what the next one still has to copy. A
- * branch that fails leaves them alone, so nothing that was fetched for it is lost.
+ * branch that fails leaves them alone, so nothing that was fetched for it is lost. In the pause dirty_look() does the
+ * same and leaves KVM's log as it is: half the work, and the next fetch tells of those pages once more.
  *
  * Which of the two a template lacks, its instant says (machine.h): the last complete branch lacks the second; the
  * template the machine was forked from, and every earlier branch, the first. So a branch that was complete and whose
@@ -17,6 +18,7 @@
 #ifndef FORKD_VM_DIRTY_H
 #define FORKD_VM_DIRTY_H
 
+#include "mem/bitmap.h"
 #include "vm/machine.h"
 
 struct dirty {
@@ -30,15 +32,17 @@ struct dirty {
 int dirty_init(struct dirty *dirty, const struct machine *m, struct err *err);
 void dirty_destroy(struct dirty *dirty);
 
-/* Adds what was written since the last fetch to both bitmaps, and to `into`. */
-int dirty_fetch(struct dirty *dirty, struct machine *m, uint64_t *into, struct err *err);
+/* Adds what was written since the last fetch to both bitmaps, and to `into`, which is as long. */
+int dirty_fetch(struct dirty *dirty, struct machine *m, struct bitmap_summed *into, struct err *err);
+int dirty_look(struct dirty *dirty, struct machine *m, struct bitmap_summed *into, struct err *err);
 
-/* Names the instant of a branch's last fetch. */
+/* Names the instant of a branch's look. */
 struct machine_instant dirty_capture(struct dirty *dirty);
-/* The branch captured last is complete: the next one begins there. Nothing may have been fetched since. */
+/* The branch captured last is complete: the next one begins there. Nothing may have been fetched since its look. */
 void dirty_branched(struct dirty *dirty);
 
 /* Adds what a template of that instant lacks, as far as it was fetched, to `into`. */
-int dirty_add_since(const struct dirty *dirty, struct machine_instant have, uint64_t *into, struct err *err);
+int dirty_add_since(const struct dirty *dirty, struct machine_instant have, struct bitmap_summed *into,
+                    struct err *err);
 
 #endif

@@ -231,6 +231,8 @@ static int create_vm(struct machine *m, struct err *err)
         return m->vm_fd;
     int rc = kvm_tss_set(m->vm_fd, BOARD_TSS_GPA, err);
     uint32_t flags = m->host.log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+    if (rc == 0 && m->host.log_dirty)
+        rc = kvm_dirty_clear_by_hand(m->vm_fd, err);
     if (rc == 0)
         rc = kvm_slot_set(m->vm_fd, 0, 0, m->gmem.base, m->gmem.low, flags, err);
     if (rc == 0 && m->gmem.size > m->gmem.low)
