@@ -109,48 +109,58 @@ static int claim(struct controller *c, const struct sandbox *b, const char *tag,
     return 0;
 }
 
+/* What a branch of a sandbox can be forked from, best first, each held. */
+struct line {
+    struct snapshot *snapshot[LINE_MAX_TRIED];
+    unsigned count;
+};
+
 /* The fleet's lock is held. */
+typedef bool line_fit_fn(const struct snapshot *s);
+
 static bool can_fork(const struct snapshot *s)
 {
     return (s->state == SNAPSHOT_READY || s->state == SNAPSHOT_HIDDEN) && s->template.pid != 0;
 }
 
-static void line_add(struct snapshot **line, unsigned *count, struct snapshot *s)
+static bool can_load(const struct snapshot *s)
 {
-    if (!s || !can_fork(s) || *count == LINE_MAX_TRIED)
+    return s->state == SNAPSHOT_STORED;
+}
+
+static void line_add(struct line *line, struct snapshot *s, line_fit_fn *fits)
+{
+    if (!s || !fits(s) || line->count == LINE_MAX_TRIED)
         return;
-    for (unsigned i = 0; i < *count; i++)
-        if (line[i] == s)
+    for (unsigned i = 0; i < line->count; i++)
+        if (line->snapshot[i] == s)
             return;
     s->refs++;
     s->children++;
-    line[(*count)++] = s;
+    line->snapshot[line->count++] = s;
 }
 
-/* The templates a branch of `b` can be forked from, best first, each held. */
-static unsigned line_hold(struct controller *c, const struct sandbox *b, struct snapshot **line)
+/* All are of one tree: the new template gets a leaf there, into which only its own processes may fork. */
+static void line_hold(struct controller *c, const struct sandbox *b, line_fit_fn *fits, struct line *line)
 {
     struct snapshot *earlier = NULL;
-    unsigned count = 0;
+    line->count = 0;
     pthread_mutex_lock(&c->fleet.lock);
     list_for_each (n, &c->fleet.snapshots) {
         struct snapshot *s = list_entry(n, struct snapshot, link);
-        if (s != b->last && can_fork(s) && !strcmp(s->branch.source, b->vmm.id))
+        if (s != b->last && fits(s) && !strcmp(s->branch.source, b->vmm.id) && s->tree == b->base->tree)
             earlier = s; /* the newest comes last */
     }
-    line_add(line, &count, b->last);
-    line_add(line, &count, earlier);
-    line_add(line, &count, b->base);
+    line_add(line, b->last, fits);
+    line_add(line, earlier, fits);
+    line_add(line, b->base, fits);
     pthread_mutex_unlock(&c->fleet.lock);
-    return count;
 }
 
-static void line_release(struct controller *c, struct snapshot **line, unsigned count)
+static void line_release(struct controller *c, struct line *line)
 {
-    for (unsigned i = 0; i < count; i++) {
-        snapshot_children_left(c, line[i], 1);
-        snapshot_unref(&c->fleet, line[i]);
-    }
+    for (unsigned i = 0; i < line->count; i++)
+        snapshot_release(c, line->snapshot[i], 1);
 }
 
 bool sandbox_refuses_branch(struct controller *c, struct sandbox *b, uint32_t request, const char *why)
@@ -165,13 +175,31 @@ bool sandbox_refuses_branch(struct controller *c, struct sandbox *b, uint32_t re
     return asked;
 }
 
+static struct timespec word_deadline(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += REFUSAL_SECS;
+    return until;
+}
+
+/* A template that died while it was asked: it may be on the disk, and is loaded from there once the monitor has buried
+ * it. */
+static void await_burial(struct controller *c, struct snapshot *s)
+{
+    const struct timespec until = word_deadline();
+    int late = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    while (can_fork(s) && !late)
+        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
+    pthread_mutex_unlock(&c->fleet.lock);
+}
+
 /* The source hung up on the new template. Why, the monitor hears. */
 static int explain_source(struct controller *c, struct sandbox *b, struct err *err)
 {
-    struct timespec until;
+    const struct timespec until = word_deadline();
     int late = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += REFUSAL_SECS;
     pthread_mutex_lock(&c->fleet.lock);
     while (!*b->stream_refusal && b->state == SANDBOX_RUNNING && !late)
         late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
@@ -209,6 +237,8 @@ static int fork_from(struct making *m, struct snapshot *last, const struct seat 
     rc = vmm_branch(&last->template, &m->made->template, seat->listen, *peer, m->source->vmm.memory, leaf, err);
     pthread_mutex_unlock(&last->spawning);
     fd_close(peer);
+    if (rc == -ECONNRESET)
+        await_burial(m->c, last);
     return rc == -ECONNRESET || rc == -ETIMEDOUT ? -ESTALE : rc;
 }
 
@@ -257,26 +287,46 @@ static int attempt(struct making *m, struct snapshot *last, struct err *err)
     return rc;
 }
 
+/* Of a snapshot that may have to be loaded first. Why it cannot be loaded is no reason not to try another. */
+static int attempt_from(struct making *m, struct snapshot *last, struct err *err)
+{
+    pthread_mutex_lock(&m->c->fleet.lock);
+    bool stored = can_load(last);
+    pthread_mutex_unlock(&m->c->fleet.lock);
+    int rc = stored && durable_load(m->c, last, err) < 0 ? -ESTALE : attempt(m, last, err);
+    if (rc == -ESTALE)
+        log_warn("sandbox %s cannot be branched from snapshot %s: %s", m->source->vmm.id, last->tag, err->text);
+    return rc;
+}
+
+/* -ESTALE: none of them would do, or there was none. */
+static int attempt_line(struct making *m, line_fit_fn *fits, unsigned *tried, struct err *err)
+{
+    struct line line;
+    int rc = -ESTALE;
+    line_hold(m->c, m->source, fits, &line);
+    for (unsigned i = 0; rc == -ESTALE && i < line.count; i++)
+        rc = attempt_from(m, line.snapshot[i], err);
+    line_release(m->c, &line);
+    *tried += line.count;
+    return rc;
+}
+
 /* The source's turn: its other branches wait. */
 static int attempts(struct making *m, struct err *err)
 {
-    struct snapshot *line[LINE_MAX_TRIED];
-    struct sandbox *b = m->source;
-    unsigned count = line_hold(m->c, b, line);
-    int rc = count
-                 ? -ESTALE
-                 : err_say(err, EIO,
-                           "no template that sandbox %s could be branched from is alive: those of its branches and of "
-                           "snapshot %s ended",
-                           b->vmm.id, b->base->tag);
-    for (unsigned i = 0; rc == -ESTALE && i < count; i++) {
-        rc = attempt(m, line[i], err);
-        if (rc == -ESTALE)
-            log_warn("sandbox %s cannot be branched from snapshot %s: %s", b->vmm.id, line[i]->tag, err->text);
-    }
-    line_release(m->c, line, count);
-    if (count && rc == -ESTALE)
-        err_wrap(err, "sandbox %s cannot be branched from any template there is", b->vmm.id);
+    const struct sandbox *b = m->source;
+    unsigned tried = 0;
+    int rc = attempt_line(m, can_fork, &tried, err);
+    if (rc == -ESTALE)
+        rc = attempt_line(m, can_load, &tried, err);
+    if (rc == -ESTALE && tried)
+        return err_wrap(err, "sandbox %s cannot be branched from any template there is", b->vmm.id);
+    if (rc == -ESTALE)
+        return err_say(err, EIO,
+                       "no template that sandbox %s could be branched from is alive, or on the disk: those of its "
+                       "branches and of snapshot %s ended",
+                       b->vmm.id, b->base->tag);
     return rc;
 }
 

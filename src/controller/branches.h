@@ -3,7 +3,8 @@
  * Theory of operation. The template a branch is forked from must know the source: it is its *last template*, the
  * source's last complete branch, or else the one it was spawned from. Where that died, or the source does not know it
  * (its VMM names the instant every template has, snap/branch.h), an earlier one of its branches does as well, and the
- * one it was spawned from: these lack more pages, no others.
+ * one it was spawned from: these lack more pages, no others. Where none of them lives, the first of them that is STORED
+ * (fleet.h) is loaded, as a spawn would: it has the same memory, whatever process it is in.
  *
  * A branch, stage by stage; what fails takes everything back, and the source runs on whatever it is:
  *

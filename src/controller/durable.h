@@ -9,8 +9,9 @@
  *     WRITTEN  its directory is complete and has its name; `meta` says what is in it
  *     FAILED   it could not be written, or is damaged: `warning` says why. Nothing of it can be loaded.
  *
- * A template that dies when its snapshot is WRITTEN leaves it STORED: the next spawn loads it, and whoever comes
- * meanwhile waits for that one load. Likewise what lies in the root at start and has no living template.
+ * A template that dies when its snapshot is WRITTEN leaves it STORED: the next spawn loads it, or the next branch that
+ * has no other template, and whoever comes meanwhile waits for that one load. Likewise what lies in the root at start
+ * and has no living template.
  *
  * A diff names its parent by tag and content hash, so it is written when its parent is. Where that is gone, or was not
  * written, or the chain would become too long, the diff is written whole, and its warning says so.

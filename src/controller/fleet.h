@@ -8,8 +8,8 @@
  *
  *     WRITING  being made by snapshot_create(): listed, not bootable, cannot be deleted.
  *     READY    its template lives: may be spawned from. Left by snapshot_delete() and by the template's death.
- *     STORED   it is on the disk and has no template (durable.h): the next spawn loads one. Left by durable_load() and
- *              by snapshot_delete().
+ *     STORED   it is on the disk and has no template (durable.h): the next spawn loads one, or the next branch that
+ *              needs it. Left by durable_load() and by snapshot_delete().
  *     FAILED   its template died and it is on no disk, or what is there is damaged: listed with the reason until it is
  *              deleted.
  *     HIDDEN   deleted, not listed, its tag is free again; its template lives on while it has children.
@@ -125,7 +125,7 @@ enum { FLEET_BUCKETS = 1024 };
 
 struct fleet {
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* some object became GONE, or was resumed */
+    pthread_cond_t changed; /* some object became GONE, or was resumed; a template died */
     struct list snapshots;
     struct list buckets[FLEET_BUCKETS];
     unsigned sandboxes;

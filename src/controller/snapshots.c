@@ -300,6 +300,7 @@ void snapshot_bury(struct controller *c, struct snapshot *s)
                  damaged ? s->durable.warning : "");
     }
     s->template.pid = 0;
+    pthread_cond_broadcast(&c->fleet.changed); /* a branch may wait for it, to load it again */
     pthread_mutex_unlock(&c->fleet.lock);
     if (finish) {
         snapshot_finish(c, s);

@@ -32,8 +32,9 @@
  * 2. The index names a layer for a block only when the block is there as a whole.
  * 3. Blocks outside `touched` pages of the index are in the base: what nobody wrote costs no memory, and saving
  *    does not look at it.
- * 4. Layers are taken out of the row in disk_merge() alone, which counts in `merges` how often. Of two disks of one
- * line of forks that have counted the same, one has the layers of the other in the same places, and perhaps newer ones.
+ * 4. Layers are taken out of the row in disk_merge() alone, which counts in `row.merges` how often. Of two disks of one
+ *    line of forks whose rows have one name and one count, one has the layers of the other in the same places, and
+ *    perhaps newer ones. A snapshot that is loaded again has other files, and so a row of another name.
  * 5. A slot is free when no number leads to it and its descriptor is closed; the index does not name it then.
  *
  * Threads. read, write, zero, flush, merge_step: one thread, the worker. Everything else: the loop's thread;
@@ -85,13 +86,24 @@ struct disk_merge {
     int rc;             /* why it failed */
 };
 
+/* Which row of layers it is: in no file. */
+struct disk_row {
+    uint64_t name; /* random, drawn when its files are opened for a template; inherited by fork */
+    uint32_t merges;
+};
+
+static inline bool disk_row_same(struct disk_row a, struct disk_row b)
+{
+    return a.name == b.name && a.merges == b.merges;
+}
+
 struct disk {
     /* State. */
     uint64_t bytes;        /* of the disk, whole blocks */
     uint64_t base_bytes;   /* of the base image */
     unsigned layers;       /* frozen ones, and the private one, which is the last, where it is open */
     unsigned birth_layers; /* the oldest ones, not written in this life: all that are left of those it began with */
-    uint32_t merges;
+    struct disk_row row;
     uint8_t order[DISK_LAYERS_MAX]; /* slots, by number */
     uint8_t *index;                 /* by block: where it is; mapped without reserve, owned */
     uint8_t *touched;               /* by page of the index: it names something else than the base; behind the index */

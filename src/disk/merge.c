@@ -224,7 +224,7 @@ static void leave_row(struct disk *disk)
     }
     disk->layers = disk->opened = stay;
     disk->birth_layers = birth;
-    disk->merges++;
+    disk->row.merges++;
 }
 
 bool disk_merge(struct disk *disk)

@@ -15,9 +15,17 @@
  *   puts the pages in place, unpacks the state: it is the template
  *   DONE  --------------------------------------->   since the last branch: nothing
  *
- * Layers: the target names those it has by how many they are and how often layers had been merged out of the row then
- * (disk/disk.h). Where the source has merged none since, the target has the oldest of the source's and gets the others;
- * else it lets its own go and gets all. The source merges nothing between the save and RESUMED.
+ * Layers: the target names those it has by how many they are, the row they are of and how often layers had been merged
+ * out of it then (disk/disk.h). Where that is the source's, and it has merged none since, the target has the oldest of
+ * the source's and gets the others; else it lets its own go and gets all. The source merges nothing between the save
+ * and RESUMED.
+ *
+ * The target need not be a fork of a process that the source descends from. What it must have is the memory of an
+ * instant that the source knows: of its birth, or of one of its branches (vm/dirty.h). A template that was loaded from
+ * the disk has its snapshot's instant, which is written with it, and the same memory, byte by byte: so it lacks the
+ * same pages. But its RAM is mapped elsewhere, so the source says where its own is; and its layers are other files, of
+ * a row of another name. What is read was written in the source's own life and lies in private pages of it: no hole of
+ * its image is touched.
  *
  * A guest that writes faster than it can be read is held back in the meantime (throttle.h): FETCH says how much.
  *
@@ -70,7 +78,8 @@ struct branch_source {
     struct branch_shared shared;
     struct bitmap_summed wanted; /* shared.wanted, with a summary of our own */
     struct throttle throttle;
-    unsigned target_layers, target_merges;
+    unsigned target_layers;
+    struct disk_row target_row;
     bool captured; /* the pause is over: DONE is all that may come */
 };
 

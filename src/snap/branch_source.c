@@ -58,7 +58,7 @@ static int share(struct branch_source *b, const struct branch_message *m, int fd
     if (!b->wanted.summary)
         return err_say(err, ENOMEM, "out of memory");
     b->target_layers = m->layers;
-    b->target_merges = m->merges;
+    b->target_row = (struct disk_row){m->row, m->merges};
     const struct machine_instant have = {m->instant_source, m->instant_number};
     rc = dirty_add_since(b->dirty, have, &b->wanted, err);
     return rc < 0 ? rc : rehearse(b, err);
@@ -78,14 +78,15 @@ static int fetch(struct branch_source *b, unsigned hold, struct err *err)
 }
 
 /* The layers the target has not got; all are frozen now. Their descriptors stay the disk's. What it has is the
- * beginning of the row unless layers were merged since (disk.h, invariant 4): then it gets the whole row. */
+ * beginning of the row if it is of that row, and none were merged since (disk.h, invariant 4); else it gets all. */
 static int layers_for_target(const struct branch_source *b, struct branch_message *reply, int *fds, unsigned *count,
                              struct err *err)
 {
     const struct disk *disk = &b->machine->disk;
     unsigned frozen = disk_frozen(disk);
-    reply->merges = disk->merges;
-    reply->layers = b->target_merges == disk->merges ? b->target_layers : 0;
+    reply->row = disk->row.name;
+    reply->merges = disk->row.merges;
+    reply->layers = disk_row_same(b->target_row, disk->row) ? b->target_layers : 0;
     *count = 0;
     if (!b->machine->config.disk)
         return 0;

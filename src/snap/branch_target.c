@@ -22,18 +22,22 @@ struct target {
     unsigned kept;   /* layers it goes on with, oldest first */
     unsigned layers; /* descriptors that came with PARKED: those that follow */
     int layer_fd[BRANCH_FDS_MAX];
-    unsigned merges, birth_layers;
+    struct disk_row row; /* the source's */
+    unsigned birth_layers;
     struct machine_instant instant; /* what it becomes */
 };
 
-/* Forks of one process have RAM at one address, by which the target reads the source's; a template that was loaded
- * once more has its own. */
-static int check_ram(const struct target *t, const struct branch_message *answer, struct err *err)
+/* Where the source's RAM is: a place in a file of its own, in which it may tell us to read anything. */
+static int take_ram(struct target *t, const struct branch_message *answer, struct err *err)
 {
-    bool tells = answer->word == BRANCH_FETCHED || answer->word == BRANCH_PARKED;
-    if (!tells || answer->ram == (uintptr_t)t->machine->gmem.base)
+    if (answer->word != BRANCH_FETCHED && answer->word != BRANCH_PARKED)
         return 0;
-    return err_say(err, EINVAL, "the source of the branch is of another load of the template");
+    uint64_t bytes = t->stream.pages * GMEM_PAGE;
+    if (!answer->ram || answer->ram % GMEM_PAGE || answer->ram > INT64_MAX - bytes)
+        return err_say(err, EPROTO, "the source of the branch cannot have its memory at %#llx",
+                       (unsigned long long)answer->ram);
+    t->stream.source = answer->ram;
+    return 0;
 }
 
 /* Hears an answer of that kind. */
@@ -49,7 +53,7 @@ static int hear(struct target *t, enum branch_word wanted, struct branch_message
     if (answer->word == BRANCH_PARKED && wanted == BRANCH_PARKED) {
         memcpy(t->layer_fd, fds, count * sizeof *fds);
         t->layers = count;
-        return check_ram(t, answer, err);
+        return take_ram(t, answer, err);
     }
     for (unsigned i = 0; i < count; i++)
         close(fds[i]);
@@ -58,7 +62,7 @@ static int hear(struct target *t, enum branch_word wanted, struct branch_message
                        "the source could not be branched: %s", strerrordesc_np((int)(answer->code & 4095)));
     if (answer->word != wanted)
         return err_say(err, EPROTO, "the source of the branch answered %d instead of %d", answer->word, wanted);
-    return check_ram(t, answer, err);
+    return take_ram(t, answer, err);
 }
 
 static int ask(struct target *t, const struct branch_message *question, enum branch_word wanted,
@@ -78,7 +82,8 @@ static int share(struct target *t, struct err *err)
                                    /* The source's too: its disk has as many blocks. */
                                    .state_bytes = machine_state_bound(t->machine),
                                    .layers = t->machine->config.disk ? disk_frozen(&t->machine->disk) : 0,
-                                   .merges = t->machine->disk.merges,
+                                   .row = t->machine->disk.row.name,
+                                   .merges = t->machine->disk.row.merges,
                                    .instant_source = have->source,
                                    .instant_number = have->number};
     own_fd int fd = -1;
@@ -173,7 +178,7 @@ static int the_pause(struct target *t, bool compare, struct branch_report *repor
     t->state_len = answer.state_bytes;
     t->staged = answer.staged;
     t->kept = answer.layers;
-    t->merges = answer.merges;
+    t->row = (struct disk_row){answer.row, answer.merges};
     report->kick_ns = answer.kick_ns;
     report->save_ns = answer.save_ns;
     report->log_ns = answer.log_ns;
@@ -210,7 +215,7 @@ static int take_layers(struct target *t, struct disk *disk, struct err *err)
         rc = disk_open_frozen(disk, steal_fd(&t->layer_fd[i]), err);
     if (rc == 0 && disk->opened != disk->layers)
         rc = err_say(err, EPROTO, "the source's disk has %u layers, %u came", disk->layers, disk->opened);
-    disk->merges = t->merges;
+    disk->row = t->row;
     return rc;
 }
 
@@ -261,11 +266,7 @@ int branch_target_run(struct machine **m, struct content *content, int peer, int
     struct target t = {.machine = *m,
                        .content = content,
                        .peer = peer,
-                       /* Source and target are forks of one process: RAM is mapped at the same address in both. */
-                       .stream = {.memory_fd = memory_fd,
-                                  .source = (uint64_t)(uintptr_t)gmem->base,
-                                  .into = gmem->base,
-                                  .pages = gmem_pages(gmem)}};
+                       .stream = {.memory_fd = memory_fd, .into = gmem->base, .pages = gmem_pages(gmem)}};
     *report = (struct branch_report){0};
     int rc = share(&t, err);
     if (rc == 0 && !(how & BRANCH_STOP_AND_COPY))

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-enum { MESSAGE_LEN = 6 * 4 + 10 * 8 };
+enum { MESSAGE_LEN = 6 * 4 + 11 * 8 };
 
 int branch_send(int sock, const struct branch_message *m, const int *fds, unsigned count, struct err *err)
 {
@@ -27,6 +27,7 @@ int branch_send(int sock, const struct branch_message *m, const int *fds, unsign
     pack_u64(&p, m->state_bytes);
     pack_u64(&p, m->wanted);
     pack_u64(&p, m->ram);
+    pack_u64(&p, m->row);
     pack_u64(&p, m->instant_source);
     pack_u64(&p, m->instant_number);
     pack_u64(&p, m->kick_ns);
@@ -50,6 +51,7 @@ static bool parse(const uint8_t *buf, size_t len, struct branch_message *m)
     m->state_bytes = unpack_u64(&u);
     m->wanted = unpack_u64(&u);
     m->ram = unpack_u64(&u);
+    m->row = unpack_u64(&u);
     m->instant_source = unpack_u64(&u);
     m->instant_number = unpack_u64(&u);
     m->kick_ns = unpack_u64(&u);

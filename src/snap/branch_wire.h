@@ -18,12 +18,12 @@
 #include <stdint.h>
 
 enum branch_word {
-    BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has and their merges, instant; the shared memfd */
+    BRANCH_HELLO = 1, /* target: state_bytes = room, layers it has, row and merges, instant; the shared memfd */
     BRANCH_FETCH,     /* target: hold = how much the guest is to be held back (throttle.h) */
     BRANCH_FETCHED,   /* source: wanted, ram */
     BRANCH_PARK,      /* target: hold = pause until RESUME whatever there is to read */
     BRANCH_PARKED,  /* source: state_bytes, wanted (in RAM), ram, staged, kick, save, log, pages; layers of the target's
-                       that  are the oldest of the source's, all others after them, and the source's merges */
+                       that are the oldest of the source's, all others after them, and the source's row and merges */
     BRANCH_RESUME,  /* target, where there was something to read or it asked to hold */
     BRANCH_RESUMED, /* source: instant, layers not written since its birth, resume */
     BRANCH_DONE,    /* target */
@@ -36,6 +36,7 @@ struct branch_message {
     uint32_t code, layers, merges, staged, hold;
     uint64_t state_bytes, wanted;
     uint64_t ram; /* where the source has its RAM mapped */
+    uint64_t row; /* name of the disk's row of layers (disk.h) */
     uint64_t instant_source, instant_number;
     uint64_t kick_ns, save_ns, log_ns, pages_ns, resume_ns;
 };

@@ -33,6 +33,16 @@ static void write_clock(struct pack *p, const struct kvm_clock_data *clock)
     pack_u32(p, clock->flags);
 }
 
+static void write_instant(struct state_writer *w, const struct machine_instant *instant)
+{
+    if (!instant->source)
+        return;
+    struct pack *p = state_writer_begin(w, STATE_INSTANT, 0, PART_VERSION);
+    pack_u64(p, instant->source);
+    pack_u64(p, instant->number);
+    state_writer_end(w);
+}
+
 int64_t machine_state_write(struct machine *m, void *buf, size_t cap, struct err *err)
 {
     struct state_writer w;
@@ -41,6 +51,7 @@ int64_t machine_state_write(struct machine *m, void *buf, size_t cap, struct err
     state_writer_end(&w);
     write_clock(state_writer_begin(&w, STATE_CLOCK, 0, PART_VERSION), &m->clock);
     state_writer_end(&w);
+    write_instant(&w, &m->instant);
     for (unsigned i = 0; i < m->config.vcpus; i++) {
         vcpu_state_pack(&m->vcpu[i].state, state_writer_begin(&w, STATE_VCPU, i, PART_VERSION));
         state_writer_end(&w);
@@ -104,6 +115,24 @@ static int read_clock(const struct state_reader *r, struct kvm_clock_data *clock
     return section_done(&u, STATE_CLOCK, err);
 }
 
+/* What was booted has none, and what was written before there were any. */
+static int read_instant(const struct state_reader *r, struct machine_instant *instant, struct err *err)
+{
+    struct unpack u;
+    struct err none;
+    *instant = (struct machine_instant){0};
+    int rc = state_reader_section(r, STATE_INSTANT, 0, PART_VERSION, &u, &none);
+    if (rc == -ENOENT)
+        return 0;
+    if (rc < 0) {
+        *err = none;
+        return rc;
+    }
+    instant->source = unpack_u64(&u);
+    instant->number = unpack_u64(&u);
+    return section_done(&u, STATE_INSTANT, err);
+}
+
 static int read_vcpus(struct machine *m, const struct state_reader *r, struct err *err)
 {
     int rc = 0;
@@ -149,6 +178,8 @@ int machine_state_read(struct machine *m, const void *buf, size_t len, struct er
     int rc = state_reader_init(&r, buf, len, err);
     if (rc == 0)
         rc = read_clock(&r, &m->clock, err);
+    if (rc == 0)
+        rc = read_instant(&r, &m->instant, err);
     if (rc == 0)
         rc = read_vcpus(m, &r, err);
     if (rc == 0)

@@ -12,9 +12,9 @@ static const char magic[8] = "FORKDVMS";
 static const char end_mark[8] = "FORKDEND";
 
 static const char *const section_names[] = {
-    [STATE_MACHINE] = "machine", [STATE_CLOCK] = "clock",     [STATE_VCPU] = "vcpu",   [STATE_IOAPIC] = "ioapic",
-    [STATE_SERIAL] = "serial",   [STATE_BLK] = "blk",         [STATE_VSOCK] = "vsock", [STATE_RNG] = "rng",
-    [STATE_DISK] = "disk",       [STATE_VMGENID] = "vmgenid",
+    [STATE_MACHINE] = "machine", [STATE_CLOCK] = "clock",     [STATE_VCPU] = "vcpu",       [STATE_IOAPIC] = "ioapic",
+    [STATE_SERIAL] = "serial",   [STATE_BLK] = "blk",         [STATE_VSOCK] = "vsock",     [STATE_RNG] = "rng",
+    [STATE_DISK] = "disk",       [STATE_VMGENID] = "vmgenid", [STATE_INSTANT] = "instant",
 };
 _Static_assert(sizeof section_names / sizeof *section_names == STATE_SECTIONS_END, "every section has a name");
 

@@ -40,6 +40,7 @@ enum state_section {
     STATE_RNG,
     STATE_VMGENID,
     STATE_DISK,
+    STATE_INSTANT, /* machine.h; none in what was booted, until it is a template */
     STATE_SECTIONS_END
 };
 

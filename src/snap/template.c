@@ -1,4 +1,6 @@
-/* template.c: see template.h. */
+/* template.c: see template.h.
+ *
+ * SECCOMP: getrandom - names an instant, and a row of layers */
 #include "snap/template.h"
 
 #include "base/io.h"
@@ -8,6 +10,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 int template_state(struct machine *m, int *state_fd, uint64_t *state_len, struct err *err)
 {
@@ -48,6 +51,19 @@ int template_make(struct machine *m, int memory_fd, struct image *image, int *st
     return rc;
 }
 
+/* What is loaded has layers of its own, whatever else has the same; and the instant of its snapshot, which is named
+ * here if it has none yet. */
+static int give_names(struct machine *m, struct err *err)
+{
+    uint64_t name[2];
+    if (getrandom(name, sizeof name, 0) != sizeof name)
+        return err_set(err, errno, "getrandom for the names of a template");
+    m->disk.row = (struct disk_row){.name = name[0]};
+    if (!m->instant.source)
+        m->instant = (struct machine_instant){.source = name[1]};
+    return 0;
+}
+
 static int open_state(const void *state, size_t len, int memory_fd, const struct image *image, struct machine **m,
                       struct err *err)
 {
@@ -64,6 +80,8 @@ static int open_state(const void *state, size_t len, int memory_fd, const struct
         return rc;
     struct machine *made = machine_new(&config, base, err);
     rc = made ? machine_state_read(made, state, len, err) : -err->code;
+    if (rc == 0)
+        rc = give_names(made, err);
     if (rc < 0) {
         machine_free(made);
         munmap(base, image->size);

@@ -8,7 +8,8 @@
  *
  * Which of the two a template lacks, its instant says (machine.h): the last complete branch lacks the second; the
  * template the machine was forked from, and every earlier branch, the first. So a branch that was complete and whose
- * process died before anyone heard of it is missing from no later one. Templates of other machines have no place here.
+ * process died before anyone heard of it is missing from no later one. Which process has the memory of an instant does
+ * not matter, nor how often its snapshot was loaded. Templates of other machines have no place here.
  *
  * Clear first, read the pages after: a page written meanwhile is logged again.
  *

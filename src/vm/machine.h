@@ -79,8 +79,9 @@ struct machine_host {
     bool log_dirty; /* KVM logs the pages that CPUs write, from birth */
 };
 
-/* The instant of a running sandbox that a branch's state is of: which sandbox, by a random number, and which capture
- * of it, counted from 1. All zero in what was booted. Inherited by fork, in no file. */
+/* The instant that memory and state of a template are of: of a branch, which sandbox, by a random number, and which
+ * capture of it, counted from 1; of what was booted, a random number and 0. Inherited by fork, and written with the
+ * snapshot, so that it is the same wherever that is loaded. All zero: not named yet. */
 struct machine_instant {
     uint64_t source, number;
 };

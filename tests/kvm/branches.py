@@ -180,24 +180,6 @@ def a_sandbox_says_where_its_last_branch_lies(c):
 
 
 @case(env=WRITTEN)
-def a_sandbox_is_not_branched_from_another_load_of_its_template(c):
-    """It has the same memory, but is no kin of the sandbox's process."""
-    one = source(c)
-    fill(c, one, 1)
-    os.kill(c.template(), signal.SIGKILL)
-    until(lambda: 'the next spawn loads it' in c.read_log(), 'its death is noticed')
-    other = c.fork()[0]['id']
-    fill(c, other, 2)
-    status, answer = c.post(f'/v1/sandboxes/{one}/branch', {'tag': 'old'})
-    assert status == 201 or (status == 500 and one in answer['error'] and 'another load' in answer['error']), answer
-    if status == 201:
-        check(c, c.fork(1, 'old')[0]['id'], 1)
-    branch(c, other, 'new')
-    check(c, c.fork(1, 'new')[0]['id'], 2)
-    check(c, one, 1)
-
-
-@case(env=WRITTEN)
 def a_suspended_workspace_outlives_the_host(c):
     c.snapshot('py', mem_size_mib=128)
     status, made = c.post('/v1/workspaces', {'name': 'dev', 'snapshot_tag': 'py'})

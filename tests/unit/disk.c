@@ -167,7 +167,7 @@ static void a_fork_while_writes_are_in_flight_is_of_one_instant(void **state)
     }
     __atomic_store_n(&s.stop, true, __ATOMIC_RELEASE);
     pthread_join(worker, NULL);
-    assert_true(s.disk.merges > 0);
+    assert_true(s.disk.row.merges > 0);
     disk_destroy(&s.disk);
 }
 

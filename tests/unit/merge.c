@@ -68,7 +68,7 @@ static void lives_without_end_stay_as_flat_files(void **state)
             unsigned at = n < DISKS ? n++ : dice(DISKS);
             assert_reads_as(child, 0, BYTES);
             if (disks[at]) {
-                merged += disks[at]->disk.merges;
+                merged += disks[at]->disk.row.merges;
                 pair_free(disks[at]);
             }
             disks[at] = child;
@@ -76,7 +76,7 @@ static void lives_without_end_stay_as_flat_files(void **state)
     }
     assert_true(merging > TURNS / 20);
     for (unsigned i = 0; i < n; i++) {
-        merged += disks[i]->disk.merges;
+        merged += disks[i]->disk.row.merges;
         assert_reads_as(disks[i], 0, BYTES);
         assert_diff_is_complete(disks[i]);
         merge_to_the_end(disks[i]);
@@ -121,7 +121,7 @@ static void a_fork_with_many_layers_waits_for_a_branch_of_its_own(void **state)
 {
     struct pair *p = pair_of_many_layers(), *child = pair_fork(p), *grandchild;
     merge_to_the_end(child);
-    assert_int_equal(child->disk.merges, 0);
+    assert_int_equal(child->disk.row.merges, 0);
     grandchild = pair_fork(child);
     merge_to_the_end(child);
     assert_int_equal(disk_frozen(&child->disk), DISK_MERGE_KEEP);
@@ -162,9 +162,9 @@ static void a_layer_s_file_is_open_as_long_as_it_has_a_number(void **state)
         for (unsigned i = 0; i < p->disk.layers; i++)
             assert_true(fcntl(disk_layer_fd(&p->disk, i), F_GETFD) >= 0);
     assert_int_equal(p->disk.layers, DISK_MERGE_ABOVE + 2);
-    assert_int_equal(p->disk.merges, 0);
+    assert_int_equal(p->disk.row.merges, 0);
     assert_true(disk_merge(&p->disk));
-    assert_int_equal(p->disk.merges, 1);
+    assert_int_equal(p->disk.row.merges, 1);
     assert_int_equal(p->disk.layers, DISK_MERGE_KEEP + 1);
     assert_reads_as(p, 0, BYTES);
     pair_free(p);

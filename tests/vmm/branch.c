@@ -3,8 +3,11 @@
 #include "fixture.h"
 
 #include "base/clock.h"
+#include "base/io.h"
 #include "base/own.h"
 #include "snap/branch_wire.h"
+#include "snap/machine_state.h"
+#include "snap/state_file.h"
 #include "snap/throttle.h"
 
 #include <fcntl.h>
@@ -199,8 +202,27 @@ static void a_branch_that_nobody_heard_of_is_missing_from_no_other(void **state)
     template_quit(&t);
 }
 
-/* A target of the test's own: one end of the peers, known to the source. */
-static int target_say_hello(const struct sandbox *source)
+/* As a file of its state would name it. */
+static struct machine_instant instant_of(const struct template *t)
+{
+    static uint8_t state[2 << 20];
+    struct ctl_message m;
+    struct state_reader reader;
+    struct unpack u;
+    ctl_message_init(&m, CTL_EXPORT, 41);
+    assert_int_equal(ctl_send(t->vmm.ctl, &m, NULL), 0);
+    fixture_expect(t->vmm.ctl, &m, CTL_EXPORTED);
+    assert_true(m.export.state_bytes <= sizeof state);
+    assert_int_equal(io_pread_all(m.fd[CTL_FD_STATE], state, m.export.state_bytes, 0, NULL), 0);
+    assert_int_equal(state_reader_init(&reader, state, m.export.state_bytes, NULL), 0);
+    assert_int_equal(state_reader_section(&reader, STATE_INSTANT, 0, MACHINE_PART_VERSION, &u, NULL), 0);
+    ctl_message_close(&m);
+    uint64_t source = unpack_u64(&u);
+    return (struct machine_instant){source, unpack_u64(&u)};
+}
+
+/* A target of the test's own, of the instant of `last`: one end of the peers, known to the source. */
+static int target_say_hello(const struct sandbox *source, const struct template *last)
 {
     enum { STATE_ROOM = 2 << 20 };
     int peer[2];
@@ -216,7 +238,12 @@ static int target_say_hello(const struct sandbox *source)
     own_fd int fd = -1;
     assert_int_equal(branch_shared_make(&shared, (uint64_t)MEM_MIB << 8, STATE_ROOM, &fd, NULL), 0);
     branch_shared_unmap(&shared);
-    const struct branch_message hello = {.word = BRANCH_HELLO, .state_bytes = STATE_ROOM, .layers = 1};
+    const struct machine_instant instant = instant_of(last);
+    const struct branch_message hello = {.word = BRANCH_HELLO,
+                                         .state_bytes = STATE_ROOM,
+                                         .layers = 1,
+                                         .instant_source = instant.source,
+                                         .instant_number = instant.number};
     assert_int_equal(branch_send(peer[1], &hello, &fd, 1, NULL), 0);
     return peer[1];
 }
@@ -242,7 +269,7 @@ static void a_target_that_lies_about_being_done_costs_no_page(void **state)
     struct ctl_branched report;
     for (int paused = 0; paused < 2; paused++) {
         sandbox_run_line(&source, "mem write 0x2000000 111");
-        int peer = target_say_hello(&source);
+        int peer = target_say_hello(&source, &t);
         if (paused) {
             assert_int_equal(target_ask(peer, BRANCH_PARK), BRANCH_PARKED);
             assert_int_equal(target_ask(peer, BRANCH_RESUME), BRANCH_RESUMED);
@@ -267,7 +294,7 @@ static void a_source_that_is_held_back_goes_on_in_slices(void **state)
     struct template t = template_load(&image);
     struct sandbox source = sandbox_run(&t, "source");
     for (unsigned hold = 1; hold <= HELD_MOST + 1; hold++) {
-        int peer = target_say_hello(&source);
+        int peer = target_say_hello(&source, &t);
         struct branch_message m = {.word = BRANCH_FETCH, .hold = hold};
         unsigned none = 0;
         assert_int_equal(branch_send(peer, &m, NULL, 0, NULL), 0);
@@ -293,7 +320,7 @@ static void a_target_that_reads_nothing_does_not_stop_the_source(void **state)
 {
     struct template t = template_load(&image);
     struct sandbox source = sandbox_run(&t, "source");
-    int peer = target_say_hello(&source);
+    int peer = target_say_hello(&source, &t);
     const struct branch_message fetch = {.word = BRANCH_FETCH};
     struct err err = {0};
     /* Until the source, whose answers nobody reads, has given it up. */
@@ -349,26 +376,113 @@ static void a_template_that_is_not_of_the_sandbox_is_refused_in_words(void **sta
     template_quit(&t);
 }
 
-/* A snapshot that is loaded again has the same memory, mapped wherever it came to lie. */
-static void a_template_of_another_load_is_refused_or_right(void **state)
+/* Its memory is the same, mapped wherever it came to lie, and its layers are other files. */
+static void a_template_that_is_loaded_again_serves_for_the_one_that_was_killed(void **state)
 {
-    struct template t = template_load(&image), again = template_load(&image);
+    enum { PAGES_OF_4_MIB = 1024 };
+    struct template t = template_load(&image);
     struct sandbox source = sandbox_run(&t, "source");
+    struct template again = template_load_again(&image, &t);
     sandbox_run_line(&source, "mem fill 0x2000000 0x400000 7");
-    struct ctl_message m;
-    struct template branch = sandbox_branch_begin(&source, &again, "branch", true);
-    if (ctl_recv_until(branch.vmm.ctl, &m, clock_monotonic_ns() + DEADLINE_SECONDS * NS_PER_SEC, NULL) != 1)
-        fail_msg("the branch said nothing");
-    if (m.type == CTL_BRANCHED)
-        assert_int_equal(m.branched.pages_differing, 0);
-    else
-        assert_non_null(strstr(m.failed.text, "another load"));
-    assert_true(m.type == CTL_BRANCHED || m.failed.code == EINVAL);
-    ctl_message_close(&m);
+    sandbox_run_line(&source, "blk write 5 111");
+    template_kill(&t);
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &again, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    uint64_t read = report.pages_streamed + report.pages_in_pause;
+    assert_in_range(read, PAGES_OF_4_MIB, 2 * PAGES_OF_4_MIB);
+    template_quit(&again);
+    /* The next is one of little, whether from that one or from a load that knows only the beginning. */
+    sandbox_run_line(&source, "blk write 6 222");
+    struct template next = sandbox_branch(&source, &branch, "next", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    assert_true(report.pages_streamed + report.pages_in_pause < PAGES_OF_4_MIB / 8);
+    sandbox_run_line(&source, "blk write 5 333");
+
+    struct sandbox child = sandbox_run(&next, "child");
+    sandbox_run_line(&child, "mem check 0x2000000 0x400000 7");
+    expect_word(&child, "blk read 5", "0x6f");
+    expect_word(&child, "blk read 6", "0xde");
+    struct sandbox elder = sandbox_run(&branch, "elder");
+    sandbox_run_line(&elder, "mem check 0x2000000 0x400000 7");
+    expect_word(&elder, "blk read 5", "0x6f");
+    expect_word(&elder, "blk read 6", "0");
+    expect_word(&source, "blk read 5", "0x14d");
+    sandbox_quit(&elder);
+    sandbox_quit(&child);
+    sandbox_quit(&source);
+    template_quit(&next);
     template_quit(&branch);
+}
+
+/* Each from its own, and from the other's. */
+static void sandboxes_of_two_loads_are_branched_from_either(void **state)
+{
+    struct template t[2] = {template_load(&image)};
+    t[1] = template_load_again(&image, &t[0]);
+    struct sandbox source[2] = {sandbox_run(&t[0], "first"), sandbox_run(&t[1], "second")};
+    for (int i = 0; i < 4; i++) {
+        struct sandbox *one = &source[i & 1];
+        char line[64], word[16];
+        struct ctl_branched report;
+        snprintf(line, sizeof line, "blk write 5 %d", 16 + i);
+        sandbox_run_line(one, line);
+        snprintf(line, sizeof line, "mem write 0x2000000 %d", 16 + i);
+        sandbox_run_line(one, line);
+        struct template branch = sandbox_branch(one, &t[i / 2], "branch", true, &report);
+        assert_int_equal(report.pages_differing, 0);
+        struct sandbox child = sandbox_run(&branch, "child");
+        snprintf(word, sizeof word, "0x%x", 16 + i);
+        expect_word(&child, "blk read 5", word);
+        expect_word(&child, "mem read 0x2000000", word);
+        sandbox_quit(&child);
+        template_quit(&branch);
+    }
+    for (int i = 0; i < 2; i++) {
+        sandbox_quit(&source[i]);
+        template_quit(&t[i]);
+    }
+}
+
+/* What a booted parent left has no name yet: two templates of it may not have the same memory, for all they know. */
+static void a_template_of_an_instant_that_is_not_known_is_refused(void **state)
+{
+    struct template t = template_load(&image), strange = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    struct ctl_message m;
+    struct template none = sandbox_branch_begin(&source, &strange, "none", false);
+    fixture_expect(none.vmm.ctl, &m, CTL_FAILED);
+    assert_int_equal(m.failed.code, EINVAL);
+    fixture_expect_end(none.vmm.ctl);
+    template_quit(&none);
     sandbox_ping(&source);
     sandbox_quit(&source);
-    template_quit(&again);
+    template_quit(&strange);
+    template_quit(&t);
+}
+
+/* A source of the test's own, whose RAM is where there can be none. */
+static void a_source_whose_memory_is_nowhere_is_given_up(void **state)
+{
+    static const uint64_t nowhere[] = {0, 0x7f0000000800, INT64_MAX - 4095, UINT64_MAX - 4095};
+    struct template t = template_load(&image);
+    for (unsigned i = 0; i < sizeof nowhere / sizeof *nowhere; i++) {
+        struct ctl_message m;
+        struct branch_message said;
+        struct err err = {0};
+        int peer, shared;
+        unsigned count = 1;
+        struct template none = sandbox_branch_served(&t, "none", &peer);
+        assert_int_equal(branch_recv(peer, &said, &shared, &count, clock_monotonic_ns() + NS_PER_SEC, &err), 1);
+        close(shared);
+        const struct branch_message fetched = {.word = BRANCH_FETCHED, .wanted = 1 << 20, .ram = nowhere[i]};
+        assert_int_equal(branch_send(peer, &fetched, NULL, 0, NULL), 0);
+        fixture_expect(none.vmm.ctl, &m, CTL_FAILED);
+        assert_int_equal(m.failed.code, EPROTO);
+        fixture_expect_end(none.vmm.ctl);
+        close(peer);
+        template_quit(&none);
+    }
     template_quit(&t);
 }
 
@@ -452,7 +566,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
         cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
         cmocka_unit_test(a_template_that_is_not_of_the_sandbox_is_refused_in_words),
-        cmocka_unit_test(a_template_of_another_load_is_refused_or_right),
+        cmocka_unit_test(a_template_that_is_loaded_again_serves_for_the_one_that_was_killed),
+        cmocka_unit_test(sandboxes_of_two_loads_are_branched_from_either),
+        cmocka_unit_test(a_template_of_an_instant_that_is_not_known_is_refused),
+        cmocka_unit_test(a_source_whose_memory_is_nowhere_is_given_up),
         cmocka_unit_test(source_and_branch_live_and_die_independently),
         cmocka_unit_test(a_sandbox_whose_disk_is_full_stays_stopped),
     };

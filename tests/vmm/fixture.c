@@ -257,19 +257,44 @@ struct template template_load(const struct image_fds *image)
     return t;
 }
 
+static void template_await(struct template *t, int status)
+{
+    if (t->pidfd >= 0)
+        assert_true(pidfd_ended(t->pidfd, DEADLINE_SECONDS * 1000));
+    else
+        assert_int_equal(vmm_exit_status(t->vmm.pid), status);
+    close(t->vmm.ctl);
+    close(t->listen_fd);
+    fd_close(&t->own_memory);
+    fd_close(&t->pidfd);
+}
+
 void template_quit(struct template *t)
 {
     struct ctl_message m;
     ctl_message_init(&m, CTL_QUIT, 9);
     ctl_send(t->vmm.ctl, &m, NULL);
-    if (t->pidfd >= 0)
-        assert_true(pidfd_ended(t->pidfd, DEADLINE_SECONDS * 1000));
-    else
-        assert_int_equal(vmm_exit_status(t->vmm.pid), 0);
-    close(t->vmm.ctl);
-    close(t->listen_fd);
-    fd_close(&t->own_memory);
-    fd_close(&t->pidfd);
+    template_await(t, 0);
+}
+
+struct template template_load_again(const struct image_fds *image, const struct template *t)
+{
+    struct image_fds again = *image;
+    struct ctl_message m;
+    ctl_message_init(&m, CTL_EXPORT, 31);
+    assert_int_equal(ctl_send(t->vmm.ctl, &m, NULL), 0);
+    fixture_expect(t->vmm.ctl, &m, CTL_EXPORTED);
+    again.state = m.fd[CTL_FD_STATE];
+    again.image.state_bytes = m.export.state_bytes;
+    struct template loaded = template_load(&again);
+    ctl_message_close(&m);
+    return loaded;
+}
+
+void template_kill(struct template *t)
+{
+    kill(t->vmm.pid, SIGKILL);
+    template_await(t, 1000 + SIGKILL);
 }
 
 struct sandbox sandbox_spawn(struct template *t, const char *name)
@@ -366,13 +391,15 @@ const char *sandbox_run_line(const struct sandbox *s, const char *line)
     return result.output;
 }
 
-struct template sandbox_branch_begin(struct sandbox *s, struct template *last, const char *name, bool compare)
+/* A fork of `last` that is to become what `source` is, which is asked by the caller: *served is that one's end. */
+static struct template branch_fork(struct template *last, const char *name, int source_memory, bool disk, bool compare,
+                                   int *served)
 {
     int pair[2], peer[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, peer), 0);
     struct template t = {
-        .vmm = {.ctl = pair[0]}, .listen_fd = fixture_listen(SOCK_SEQPACKET, name), .own_memory = -1, .disk = s->disk};
+        .vmm = {.ctl = pair[0]}, .listen_fd = fixture_listen(SOCK_SEQPACKET, name), .own_memory = -1, .disk = disk};
     struct ctl_message m;
     ctl_message_init(&m, CTL_BRANCH, 11);
     snprintf(m.branch.id, sizeof m.branch.id, "%s", name);
@@ -381,22 +408,35 @@ struct template sandbox_branch_begin(struct sandbox *s, struct template *last, c
     m.fd[CTL_FD_CTL] = pair[1];
     m.fd[CTL_FD_LISTEN] = t.listen_fd;
     m.fd[CTL_FD_PEER] = peer[1];
-    m.fd[CTL_FD_OWN_MEMORY] = s->own_memory;
+    m.fd[CTL_FD_OWN_MEMORY] = source_memory;
     assert_int_equal(ctl_send(last->vmm.ctl, &m, NULL), 0);
     fixture_expect(last->vmm.ctl, &m, CTL_SPAWNED);
     t.pidfd = m.fd[CTL_FD_PIDFD];
     t.vmm.pid = (pid_t)m.pid.pid;
     remember(t.pidfd);
+    close(pair[1]);
+    close(peer[1]);
+    *served = peer[0];
+    return t;
+}
 
+struct template sandbox_branch_begin(struct sandbox *s, struct template *last, const char *name, bool compare)
+{
+    own_fd int served = -1;
+    struct template t = branch_fork(last, name, s->own_memory, s->disk, compare, &served);
     own_fd int layer = s->disk ? fixture_file("layer") : -1;
+    struct ctl_message m;
     ctl_message_init(&m, CTL_STREAM, 12);
-    m.fd[CTL_FD_PEER] = peer[0];
+    m.fd[CTL_FD_PEER] = served;
     m.fd[CTL_FD_LAYER] = layer;
     assert_int_equal(ctl_send(s->ctl, &m, NULL), 0);
-    close(pair[1]);
-    close(peer[0]);
-    close(peer[1]);
     return t;
+}
+
+struct template sandbox_branch_served(struct template *last, const char *name, int *source)
+{
+    own_fd int memory = fixture_file("memory");
+    return branch_fork(last, name, memory, last->disk, false, source);
 }
 
 struct template sandbox_branch(struct sandbox *s, struct template *last, const char *name, bool compare,

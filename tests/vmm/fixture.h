@@ -69,6 +69,11 @@ struct template
 struct template template_load(const struct image_fds *image);
 /* Ends it and waits for that. */
 void template_quit(struct template *t);
+/* A second load of the image that the template was loaded from, with the state that would be on the disk: it names the
+ * instant. The caller's to quit. */
+struct template template_load_again(const struct image_fds *image, const struct template *t);
+/* Ends as one whose host is out of memory. */
+void template_kill(struct template *t);
 
 struct sandbox {
     int ctl, vsock, listen_fd, console, pidfd;
@@ -96,6 +101,8 @@ const char *sandbox_run_line(const struct sandbox *s, const char *line);
 /* A branch of `s` as a fork of `last`, its last template. *report is what BRANCHED said; only begun, it is yet to come.
  */
 struct template sandbox_branch_begin(struct sandbox *s, struct template *last, const char *name, bool compare);
+/* Of nothing: the caller is the source, at the other end of *source. */
+struct template sandbox_branch_served(struct template *last, const char *name, int *source);
 struct template sandbox_branch(struct sandbox *s, struct template *last, const char *name, bool compare,
                                struct ctl_branched *report);
 
