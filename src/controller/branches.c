@@ -299,16 +299,25 @@ static int attempt_from(struct making *m, struct snapshot *last, struct err *err
     return rc;
 }
 
-/* -ESTALE: none of them would do, or there was none. */
-static int attempt_line(struct making *m, line_fit_fn *fits, unsigned *tried, struct err *err)
+static bool is_there(struct controller *c, const struct snapshot *s)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    bool there = can_fork(s) || can_load(s);
+    pthread_mutex_unlock(&c->fleet.lock);
+    return there;
+}
+
+/* -ESTALE: none of them would do, or there was none. *there: one that would not do is there all the same. */
+static int attempt_line(struct making *m, line_fit_fn *fits, bool *there, struct err *err)
 {
     struct line line;
     int rc = -ESTALE;
     line_hold(m->c, m->source, fits, &line);
-    for (unsigned i = 0; rc == -ESTALE && i < line.count; i++)
+    for (unsigned i = 0; rc == -ESTALE && i < line.count; i++) {
         rc = attempt_from(m, line.snapshot[i], err);
+        *there |= rc == -ESTALE && is_there(m->c, line.snapshot[i]);
+    }
     line_release(m->c, &line);
-    *tried += line.count;
     return rc;
 }
 
@@ -316,18 +325,18 @@ static int attempt_line(struct making *m, line_fit_fn *fits, unsigned *tried, st
 static int attempts(struct making *m, struct err *err)
 {
     const struct sandbox *b = m->source;
-    unsigned tried = 0;
-    int rc = attempt_line(m, can_fork, &tried, err);
+    bool there = false;
+    int rc = attempt_line(m, can_fork, &there, err);
     if (rc == -ESTALE)
-        rc = attempt_line(m, can_load, &tried, err);
-    if (rc == -ESTALE && tried)
+        rc = attempt_line(m, can_load, &there, err);
+    if (rc != -ESTALE)
+        return rc;
+    if (there)
         return err_wrap(err, "sandbox %s cannot be branched from any template there is", b->vmm.id);
-    if (rc == -ESTALE)
-        return err_say(err, EIO,
-                       "no template that sandbox %s could be branched from is alive, or on the disk: those of its "
-                       "branches and of snapshot %s ended",
-                       b->vmm.id, b->base->tag);
-    return rc;
+    return err_say(err, EIO,
+                   "no template that sandbox %s could be branched from is alive, or on the disk: those of its branches "
+                   "and of snapshot %s ended",
+                   b->vmm.id, b->base->tag);
 }
 
 static void note_report(struct making *m)
