@@ -165,15 +165,22 @@ const char *client_detail(const struct client *c)
     return c->detail;
 }
 
-/* The lines after the first of an error's text. */
-static void keep_detail(struct client *c, const char *body)
+/* An error's body as it is; of an error of several lines, such as a guest's last words, the body with the first alone.
+ * The others become the detail. */
+static int refusal_say(struct client *c, long status, const char *body, struct err *err)
 {
     json_t *json = json_loads(body, 0, NULL);
     const char *text = json_string_value(json_object_get(json, "error"));
     const char *rest = text ? strchr(text, '\n') : NULL;
+    own_free char *first = NULL;
     free(c->detail);
     c->detail = rest ? strdup(rest + 1) : NULL;
+    if (rest) {
+        json_object_set_new(json, "error", json_stringn(text, (size_t)(rest - text)));
+        first = json_dumps(json, JSON_COMPACT);
+    }
     json_decref(json);
+    return err_say(err, EPROTO, "HTTP %ld: %s", status, first ? first : body);
 }
 
 static int transfer(struct client *c, const char *method, const char *url, const char *body, struct buffer *answer,
@@ -222,10 +229,8 @@ int client_call(struct client *c, const char *method, const char *path, json_t *
         return err_say(err, ENOMEM, "out of memory");
     int rc = transfer(c, method, url, text, &buffer, &status, err);
     own_free char *bytes = buffer.bytes;
-    if (rc == 0 && status >= 400) {
-        keep_detail(c, bytes ? bytes : "");
-        rc = err_say(err, EPROTO, "HTTP %ld: %s", status, bytes ? bytes : "");
-    }
+    if (rc == 0 && status >= 400)
+        rc = refusal_say(c, status, bytes ? bytes : "", err);
     if (rc == 0 && bytes && answer && !(*answer = json_loadb(bytes, buffer.len, 0, NULL)))
         rc = err_say(err, EPROTO, "the answer of the controller is no JSON");
     return rc;

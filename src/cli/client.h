@@ -23,10 +23,11 @@ void client_close(struct client *client);
 bool client_is_private(const struct client *client);
 
 /* One request. `body` (may be NULL) is taken. *answer is the caller's, NULL for an empty answer. A status of 400 or
- * more is an error whose sentence is "HTTP STATUS: BODY". */
+ * more is an error whose sentence is "HTTP STATUS: BODY"; where the body's own text has several lines, with the first.
+ */
 int client_call(struct client *client, const char *method, const char *path, json_t *body, json_t **answer,
                 struct err *err);
-/* What the last failed call's answer had to say beyond what fits an error: the guest's console. NULL: nothing. */
+/* The other lines of the last failed call's answer: the guest's console. NULL: none. */
 const char *client_detail(const struct client *client);
 
 #endif

@@ -142,7 +142,9 @@ def errors_of_the_controller_are_told_as_they_are(c):
     forkd(c, 'exec', 'sb-none', 'true', status=1)
     forkd(c, 'kill', 'sb-none', status=1)
     panic = forkd(c, 'snapshot', '--tag', 'x', '--kernel', c.kernel('boot=panic'), status=1).stderr
-    assert 'HTTP 500' in panic and panic.endswith('Kernel panic - not syncing: VFS: Unable to mount root fs\n'), panic
+    assert panic == (
+        'forkd: HTTP 500: {"error":"the guest ended while it booted: the guest asked for a reset (a reboot or a panic)"}\n'
+        'The console ends with:\nLinux version fake\nKernel panic - not syncing: VFS: Unable to mount root fs\n'), panic
 
 
 @case(start=False)
