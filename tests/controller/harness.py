@@ -51,6 +51,7 @@ def until(condition, what):
 
 class Controller:
     def __init__(self, *flags, env=None, start=True):
+        self.born = time.time()
         self.dir = tempfile.mkdtemp(prefix='forkd-test-')
         # The program's own path in this directory tells this test's processes from all others.
         self.vmm = os.path.join(self.dir, 'forkd-vmm')

@@ -1,8 +1,9 @@
-"""Whether what the registry says, what the API lists and what there is agree: processes, directories, snapshots on the
-disk. For tests that kill controllers at any moment."""
+"""Whether what the registry says, what the API lists and what there is agree: processes, cgroups where the host has any,
+directories, snapshots on the disk. For tests that kill controllers at any moment."""
 
 import contextlib
 import os
+import pathlib
 import sqlite3
 
 from harness import until
@@ -18,6 +19,49 @@ def rows(c):
         boxes = dict(db.execute("SELECT id, state FROM sandboxes WHERE snapshot_id <> ''"))
         templates = dict(db.execute('SELECT id, state FROM snapshots'))
     return boxes, templates
+
+
+def cgroups_base():
+    """The directory that trees of cgroups are made in (src/sys/cgroup.h); None on a host that has none for us."""
+    mounts = [line.split() for line in pathlib.Path('/proc/self/mounts').read_text(encoding='utf-8').splitlines()]
+    where = next((pathlib.Path(mount[1]) for mount in mounts if mount[2] == 'cgroup2'), None)
+    if where is None or os.geteuid() != 0:
+        return None
+    controllers = (where / 'cgroup.controllers').read_text(encoding='utf-8').split()
+    return where / 'forkd' if 'memory' in controllers else None
+
+
+def leaves_wanted(c):
+    """{tree: leaves} of what the registry knows (src/controller/trees.h)."""
+    db = sqlite3.connect(f'file:{c.state}?mode=ro', uri=True)
+    with contextlib.closing(db):
+        leaves = db.execute("""SELECT tree, CASE tree WHEN id THEN 'template' ELSE id END FROM snapshots
+                               UNION ALL SELECT tree, sandboxes.id FROM sandboxes
+                                         JOIN snapshots ON snapshots.id = snapshot_id""").fetchall()
+    return {tree: {leaf for other, leaf in leaves if other == tree} for tree, _ in leaves}
+
+
+def leaves_found(c, base, wanted):
+    """The same of the trees on this host that were made since this test began, and of those that are wanted."""
+    trees = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
+    mine = [path for path in trees if path.name in wanted or path.stat().st_mtime >= c.born - 1]
+    return {tree.name: {leaf.name for leaf in tree.iterdir() if leaf.is_dir()} for tree in mine}
+
+
+def cgroups_disagreement(c, listed, alive):
+    """Each process is in its own leaf alone, and there is no other leaf."""
+    base, wanted = cgroups_base(), leaves_wanted(c)
+    if base is None:
+        return ''
+    found = leaves_found(c, base, wanted)
+    if found != wanted:
+        return f'cgroups are {found} instead of {wanted}'
+    for tree, leaves in wanted.items():
+        for leaf in leaves:
+            pids = [int(pid) for pid in (base / tree / leaf / 'cgroup.procs').read_text(encoding='utf-8').split()]
+            if len(pids) != 1 or pids[0] not in alive or pids[0] != listed.get(leaf, pids[0]):
+                return f'in the cgroup {tree}/{leaf} are {pids}'
+    return ''
 
 
 def disagreement(c):
@@ -42,7 +86,10 @@ def disagreement(c):
     on_disk = set(os.listdir(c.root)) if os.path.isdir(c.root) else set()
     if c.env['FORKD_SNAPSHOT_WRITER'] != 'none' and on_disk != set(snapshots):
         return f'on the disk {on_disk ^ set(snapshots)}'
-    return ''
+    try:
+        return cgroups_disagreement(c, listed, alive)
+    except FileNotFoundError as gone:
+        return f'{gone.filename} went while it was looked at'
 
 
 def assert_agreement(c):
