@@ -36,6 +36,7 @@ extern const struct verb verb_images;
 extern const struct verb verb_resume;
 extern const struct verb verb_rmi;
 extern const struct verb verb_snapshot_compact;
+extern const struct verb verb_snapshot_diff;
 extern const struct verb verb_snapshot_info;
 extern const struct verb verb_workspace;
 extern const struct verb verb_stop;

@@ -30,7 +30,7 @@ static const struct verb *const verbs[] = {
     &verb_kill,
     &verb_resume,
     &verb_rmi,
-    &verb_snapshot_info, &verb_snapshot_compact,
+    &verb_snapshot_info, &verb_snapshot_diff, &verb_snapshot_compact,
     &verb_workspace,
     &verb_stop,
     &verb_cleanup,

@@ -206,6 +206,11 @@ static void run_program(struct talk *t, const struct agent_exec *m)
         agent_list_next(&args, &text);
         text_copy(line, sizeof line, text);
         exited(t, AGENT_EXITED, atoi(line), "");
+    } else if (!strcmp(program, "/bin/sh")) { /* -c COMMAND: says it, and fails where it is "false" */
+        agent_list_next(&args, &text);
+        agent_list_next(&args, &text);
+        print_out(t, AGENT_STDOUT, text.at, text.len);
+        exited(t, AGENT_EXITED, text.len == 5 && !memcmp(text.at, "false", 5), "");
     } else if (!strcmp(program, "signal")) {
         exited(t, AGENT_SIGNALLED, -9, "");
     } else if (!strcmp(program, "slow")) {

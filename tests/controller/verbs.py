@@ -244,12 +244,23 @@ def every_verb_that_answers_answers_in_json(c):
 
 
 @case()
+def what_a_command_changes_becomes_a_snapshot_and_its_sandbox_ends(c):
+    c.snapshot()
+    made = json.loads(forkd(c, 'snapshot-diff', '--from', 'py', '--tag', 'more', '--exec', 'apt-get install x', '--json'))
+    assert (made['tag'], made['mode'], made['parent_tag']) == ('more', 'diff', 'py'), made
+    assert 'snapshot again is more and' in forkd(c, 'snapshot-diff', '--from', 'more', '--tag', 'again', '--exec', 'true')
+    assert forkd(c, 'snapshot-diff', '--from', 'py', '--tag', 'no', '--exec', 'false', status=1) == ''
+    assert [one['tag'] for one in c.get('/v1/snapshots')[1]] == ['again', 'more', 'py'] and c.ids() == []
+
+
+@case()
 def what_the_controller_refuses_is_1_with_a_sentence_and_no_output(c):
     for args in (['ping', 'sb-none'], ['exec', 'sb-none', 'true'], ['eval', 'sb-none', '1'], ['kill', 'sb-none'],
                  ['resume', 'sb-none'], ['branch', 'sb-none'], ['spawn', '--tag', 'none'], ['rmi', 'none'],
                  ['snapshot', '--tag', 'x', '--kernel', '/none'], ['bench', '--tag', 'none'],
                  ['workspace', 'suspend', 'none'], ['workspace', 'delete', 'none'],
-                 ['snapshot-compact', '--from', 'none', '--to', 'x'], ['cp', 'sb-none:/a', c.dir + '/a']):
+                 ['snapshot-compact', '--from', 'none', '--to', 'x'],
+                 ['snapshot-diff', '--from', 'none', '--tag', 'x', '--exec', 'true'], ['cp', 'sb-none:/a', c.dir + '/a']):
         run = subprocess.run([FORKD, *args], env=environment(c), capture_output=True, text=True, timeout=DEADLINE,
                              check=False)
         assert run.returncode == 1 and 'forkd: HTTP 4' in run.stderr, (args, run)
