@@ -142,6 +142,9 @@ def memory_and_how_it_is_handed_out(c):
     host.says('overcommit', 'fail', 'is 2')
     host.write(SHMEM, 'always within_size advise [never] deny force')
     host.says('huge-pages', 'warn', 'is never')
+    host.write(SHMEM, 'always within_size [advise] never deny force')
+    host.write(SHMEM.replace('shmem_', ''), 'always [madvise] never')
+    host.says('huge-pages', 'pass', 'enabled beside it is madvise')
     host.remove(SHMEM)
     host.says('huge-pages', 'warn', 'is not there')
 
