@@ -11,6 +11,7 @@
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
 
+#include <limits.h>
 #include <string.h>
 
 _Static_assert(sizeof "ws-" - 1 + REST_WORKSPACE_MAX + sizeof "-state.2" - 1 <= REST_TAG_MAX, "a state's tag is a tag");
@@ -118,8 +119,25 @@ static const char *status_of(struct controller *c, const struct workspace_row *r
     return row->state == WORKSPACE_CREATING || sandbox_lives(c, row->sandbox_id) ? "running" : "stale";
 }
 
+/* memory.bin of its state, "" where that is not on the disk. */
+static void state_path(struct controller *c, const struct workspace_row *row, char *path, size_t cap)
+{
+    struct snapshot *s = *row->state_tag ? fleet_snapshot_find(&c->fleet, row->state_tag) : NULL;
+    *path = 0;
+    if (!s)
+        return;
+    pthread_mutex_lock(&c->fleet.lock);
+    bool written = s->durable.state == DURABLE_WRITTEN;
+    pthread_mutex_unlock(&c->fleet.lock);
+    if (written)
+        snprintf(path, cap, "%s/%s/memory.bin", c->snapshot_root, row->state_tag);
+    snapshot_unref(&c->fleet, s);
+}
+
 static json_t *row_json(struct controller *c, const struct workspace_row *row)
 {
+    char path[PATH_MAX + REST_TAG_MAX + 16];
+    state_path(c, row, path, sizeof path);
     bool lives = row->state == WORKSPACE_RUNNING && sandbox_lives(c, row->sandbox_id);
     struct rest_workspace_info info = {.id = row->id,
                                        .name = row->name,
@@ -127,6 +145,7 @@ static json_t *row_json(struct controller *c, const struct workspace_row *row)
                                        .current_state_tag = *row->state_tag ? row->state_tag : NULL,
                                        .status = status_of(c, row),
                                        .live_sandbox_id = lives ? row->sandbox_id : NULL,
+                                       .last_branch_memory_path = *path ? path : NULL,
                                        .created_at_unix = row->created_at_unix,
                                        .last_active_unix = row->active_at_unix};
     return rest_json_workspace(&info);

@@ -584,6 +584,9 @@ json_t *rest_json_workspace(const struct rest_workspace_info *info)
     set_some(object, "current_state_tag", info->current_state_tag);
     set_some(object, "status", info->status);
     set_some(object, "live_sandbox_id", info->live_sandbox_id);
+    if (info->last_branch_memory_path)
+        json_object_set_new(object, "last_branch_memory_path",
+                            rest_json_bytes(info->last_branch_memory_path, strlen(info->last_branch_memory_path)));
     set_number(object, "created_at_unix", info->created_at_unix);
     set_number(object, "last_active_unix", info->last_active_unix);
     return object;

@@ -151,7 +151,7 @@ struct rest_sandbox_info {
 
 struct rest_workspace_info {
     const char *id, *name, *source_snapshot_tag, *status;
-    const char *current_state_tag, *live_sandbox_id; /* NULL: none */
+    const char *current_state_tag, *live_sandbox_id, *last_branch_memory_path; /* NULL: none */
     uint64_t created_at_unix, last_active_unix;
 };
 

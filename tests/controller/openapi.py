@@ -17,6 +17,7 @@ TYPES = {'string': str, 'integer': int, 'number': (int, float), 'boolean': bool,
 # What no walk can make on any host: a field by its schema.
 ELSEWHERE = {('SandboxInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
              ('SnapshotInfo', 'memory_charged_kib'): 'needs a cgroup with a memory controller',
+             ('WorkspaceInfo', 'last_branch_memory_path'): 'needs snapshots on a disk: tests/kvm/durable.py',
              **dict.fromkeys([(schema, field) for schema in ('SnapshotInfo', 'SnapshotInfoDetail')
                               for field in ('percent', 'written_bytes', 'diff_ms', 'diff_physical_bytes',
                                             'diff_logical_bytes', 'content_hash', 'parent_content_hash')],

@@ -124,6 +124,17 @@ def a_template_that_died_is_loaded_once_for_all_who_come(c):
 
 
 @case(env=WRITTEN)
+def where_a_workspace_s_state_lies_is_told(c):
+    c.snapshot('py', mem_size_mib=32)
+    status, made = c.post('/v1/workspaces', {'name': 'w', 'snapshot_tag': 'py'})
+    assert status == 201 and 'last_branch_memory_path' not in made, made
+    status, suspended = c.post('/v1/workspaces/w/suspend')
+    assert status == 200 and suspended['last_branch_memory_path'] == f'{c.root}/ws-w-state/memory.bin', suspended
+    assert os.path.getsize(suspended['last_branch_memory_path']) == 32 << 20
+    assert c.delete('/v1/workspaces/w')[0] == 204
+
+
+@case(env=WRITTEN)
 def how_far_a_load_is_is_told(c):
     c.snapshot('py', mem_size_mib=768, ready_cmd=f'mem fill {AT} 640m 5')
     told = []

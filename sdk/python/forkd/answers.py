@@ -124,6 +124,7 @@ class _WorkspaceAlways(TypedDict):
 class WorkspaceInfo(_WorkspaceAlways, total=False):
     current_state_tag: str  # the snapshot that its last suspension made
     live_sandbox_id: str  # while it runs
+    last_branch_memory_path: str  # of that snapshot, where it is on the disk
 
 
 class _ExecAlways(TypedDict):

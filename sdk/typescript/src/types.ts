@@ -124,6 +124,8 @@ export interface WorkspaceInfo {
   current_state_tag?: string;
   /** While it runs. */
   live_sandbox_id?: string;
+  /** Of that snapshot, where it is on the disk. */
+  last_branch_memory_path?: string;
 }
 
 export interface ExecResult {
