@@ -6,12 +6,14 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from disk_loop import DISK_LOOP, fsck, rounds
-from product import api, ApiError, BUILD, case, controller, leftovers, run, Sandbox, SOCKET, spawned, wait_for
+from product import (api, ApiError, BUILD, case, controller, leftovers, run, Sandbox, SOCKET, spawned, vmm_processes,
+                     wait_for)
 
 CGROUPS = pathlib.Path("/sys/fs/cgroup/forkd")
 MIB = 1 << 20
@@ -219,6 +221,26 @@ def twenty_branches_of_one_at_once_are_all_made():
         for one in made:
             api("DELETE", f"/v1/snapshots/{one['tag']}")
         assert source.value("mine") == "7"
+
+
+@case
+def a_sandbox_whose_templates_were_killed_is_branched_from_what_is_on_the_disk():
+    with spawned("py", 1) as (source,):
+        source.value("globals().__setitem__('mine', 'then')")
+        source.sh("seq 1 20000 > /root/file")
+        dead = vmm_processes() - {source.pid}
+        assert dead
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        with branched(source, "lost", "next") as (info, later):
+            assert later["pages_streamed"] + later["pages_in_pause"] < info["pages_streamed"], (info, later)
+            source.sh("rm /root/file")
+            for tag in ("lost", "next"):
+                with spawned(tag, 1) as (child,):
+                    assert child.value("mine") == "'then'"
+                    assert child.sh("wc -l < /root/file").split() == ["20000"]
+                    assert charged_mib(leaf(child.id)) > 0
+        assert source.value("1 + 1") == "2"
 
 
 @case
