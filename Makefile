@@ -27,12 +27,16 @@ deps:
 # Packages first: without them there is nothing to configure with.
 $(BUILD)/build.ninja:
 	@scripts/install-deps --check
+	@echo "configuring $(BUILD)/ ..."
 	@meson setup $(BUILD) >/dev/null || { meson setup $(BUILD) 2>&1 | tail -n 20; exit 1; }
 
-# First the build's own description, whose output is for meson's log, then the build.
+# First the build's own description, whose output is for meson's log, then the build: on a terminal a line that counts.
 build: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) build.ninja >$(BUILD)/configure.log 2>&1 || { tail -n 20 $(BUILD)/configure.log; exit 1; }
-	@ninja -C $(BUILD) --quiet
+	@cd $(BUILD) && \
+	if ninja -n | grep -q '^ninja: no work to do'; then :; \
+	elif [ -t 1 ]; then NINJA_STATUS='building, %f of %t: ' ninja; \
+	else echo "building ..."; ninja --quiet; fi
 
 install: build
 	@$(if $(prefix),meson configure $(BUILD) -Dprefix=$(prefix) && ninja -C $(BUILD) --quiet)

@@ -45,6 +45,9 @@ def environment(extra):
     for name, value in os.environ.items():
         if name in ("N", "TERM") or name.startswith("FORKD_") and not name.startswith("FORKD_LAB"):
             env[name] = value
+    # What the command writes to its stderr goes through a channel, and comes out at a terminal all the same.
+    if sys.stderr.isatty():
+        env["FORKD_COLUMNS"] = str(os.get_terminal_size(sys.stderr.fileno()).columns)
     return env | extra
 
 
@@ -182,7 +185,7 @@ class Session:
         key = cache.key_of(
             cache.entry_identity(self._base_ensure()), self._request.warm, self._request.cwd,
             [(serial, item.identity) for serial, item in self._deliveries.items()],
-            self._setup_environment(),
+            {name: value for name, value in self._setup_environment().items() if name != "FORKD_COLUMNS"},
         )
         return cache.entry_ensure(
             "warm", key, WARM_KEPT, self._warm_make,

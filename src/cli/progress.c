@@ -43,11 +43,21 @@ static void bar_text(int percent, char *into, size_t cap)
     snprintf(into, cap, "[%.*s%.*s] %3d %%, ", cells, full, BAR_CELLS - cells, none, percent);
 }
 
+/* How wide the terminal is at which stderr comes out: its own, or one beyond the lab's channel. 0: none. */
+static int terminal_columns(void)
+{
+    struct winsize size;
+    if (isatty(STDERR_FILENO))
+        return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : LINE_MAX_BYTES;
+    const char *beyond = getenv("FORKD_COLUMNS");
+    return beyond && getenv("FORKD_IN_LAB") ? atoi(beyond) : 0;
+}
+
 /* A line that is longer than the terminal would not go away. */
 static int columns(void)
 {
-    struct winsize size;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1 : LINE_MAX_BYTES;
+    int wide = terminal_columns();
+    return wide > 1 ? wide - 1 : LINE_MAX_BYTES;
 }
 
 static void show(struct progress *p)
@@ -110,7 +120,7 @@ struct progress *progress_begin_asking(const char *what, void (*ask)(void *owner
     p->now.percent = -1;
     snprintf(p->what, sizeof p->what, "%s", what);
     p->began_ns = clock_monotonic_ns();
-    p->terminal = isatty(STDERR_FILENO);
+    p->terminal = terminal_columns() > 0;
     pthread_mutex_init(&p->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
