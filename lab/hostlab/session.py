@@ -47,7 +47,7 @@ def environment(extra):
             env[name] = value
     # What the command writes to its stderr goes through a channel, and comes out at a terminal all the same.
     if sys.stderr.isatty():
-        env["FORKD_COLUMNS"] = str(os.get_terminal_size(sys.stderr.fileno()).columns)
+        env["FORKD_COLUMNS"] = str(os.get_terminal_size(sys.stderr.fileno()).columns or 80)
     return env | extra
 
 

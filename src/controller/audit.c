@@ -102,7 +102,10 @@ void audit_write(struct audit *a, const struct audit_line *line)
         return;
     text[len] = '\n'; /* over the terminator */
     pthread_mutex_lock(&a->lock);
-    bool failed = write(a->fd, text, len + 1) != (ssize_t)len + 1;
+    ssize_t written = write(a->fd, text, len + 1);
+    bool failed = written != (ssize_t)len + 1;
+    if (written >= 0 && failed)
+        errno = ENOSPC; /* what cuts a line of a file short */
     if (failed && !a->failing)
         log_error("the audit log %s cannot be written: %s", a->path, strerrordesc_np(errno));
     a->failing = failed;

@@ -108,7 +108,8 @@ struct registry {
 static int fail(struct registry *r, const char *what, struct err *err)
 {
     int code = sqlite3_errcode(r->db) == SQLITE_FULL ? ENOSPC : EIO;
-    return err_say(err, code, "the state file: %s: %s", what, sqlite3_errmsg(r->db));
+    return err_say(err, code, "the state file %s %s: %s", sqlite3_db_filename(r->db, "main"), what,
+                   sqlite3_errmsg(r->db));
 }
 
 static int execute(struct registry *r, const char *sql, struct err *err)
@@ -187,7 +188,7 @@ static int prepare(struct registry *r, struct err *err)
 {
     for (int i = 0; i < STATEMENTS; i++)
         if (sqlite3_prepare_v3(r->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT, &r->stmt[i], NULL) != SQLITE_OK)
-            return fail(r, "cannot prepare a statement", err);
+            return fail(r, "cannot be asked", err);
     return 0;
 }
 

@@ -130,7 +130,8 @@ def a_full_disk_is_named_and_what_runs_lives():
                     api("POST", path, body)
                     raise AssertionError(f"{path} on a full disk")
                 except ApiError as error:
-                    assert error.status == 500 and ("full" in error.text or "No space" in error.text), error
+                    assert error.status == 500 and str(STATE) in error.text, error
+                    assert "full" in error.text or "No space" in error.text, error
         assert product.process_lives(running.pid)
         assert [info["tag"] for info in api("GET", "/v1/snapshots")] == ["py"]
     with spawned("py", 1) as (after,):
