@@ -100,7 +100,7 @@ static int create(const struct args *args, json_t *body, const char *tag)
         return verb_fail(&err);
     }
     snprintf(what, sizeof what, "making snapshot %s", tag);
-    struct making making = {.tag = tag, .boot_secs = options.wait ? options.wait : BOOT_WAIT_SECS};
+    struct making making = {.tag = tag, .boot_secs = options.wait == ARG_NOT_GIVEN ? BOOT_WAIT_SECS : options.wait};
     making_begin(&making, args, what);
     int rc = client_call(client, "POST", "/v1/snapshots", body, &answer, &err);
     making_end(&making, rc < 0 ? "failed" : NULL);
