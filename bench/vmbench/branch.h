@@ -54,7 +54,6 @@ extern const char branch_usage[];
 extern const char *const branch_engine_names[ENGINES];
 
 int branch_measure(const struct branch_options *o, struct branch_result *result, struct err *err);
-double branch_pause_us(const struct branch_report *r);
 void branch_print(const struct branch_options *o, const struct branch_result *r);
 
 #endif

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-double branch_pause_us(const struct branch_report *r)
+static double pause_us(const struct branch_report *r)
 {
     return (double)(r->kick_ns + r->save_ns + r->log_ns + r->pages_ns + r->resume_ns) / NS_PER_US;
 }
@@ -24,7 +24,7 @@ static json_t *sample_json(const struct branch_options *o, const struct branch_s
         json_pack("{s:f,s:f,s:f,s:f,s:f}", "kick", tenths((double)r->kick_ns / NS_PER_US), "save",
                   tenths((double)r->save_ns / NS_PER_US), "log", tenths((double)r->log_ns / NS_PER_US), "pages",
                   tenths((double)r->pages_ns / NS_PER_US), "resume", tenths((double)r->resume_ns / NS_PER_US));
-    json_t *j = json_pack("{s:f,s:o,s:f,s:i,s:I,s:I,s:f,s:f}", "pause_us", tenths(branch_pause_us(r)), "phases", phases,
+    json_t *j = json_pack("{s:f,s:o,s:f,s:i,s:I,s:I,s:f,s:f}", "pause_us", tenths(pause_us(r)), "phases", phases,
                           "guest_gap_us", tenths(s->guest_gap_us), "rounds", (int)r->rounds, "pages_streamed",
                           (json_int_t)r->pages_streamed, "pages_in_pause", (json_int_t)r->pages_in_pause, "ready_ms",
                           tenths(s->ready_ms), "lost_ms", tenths(s->lost_ms));
@@ -70,7 +70,7 @@ static void print_line(const char *what, const struct branch_result *r, double (
 
 static double pause_of(const struct branch_sample *s)
 {
-    return branch_pause_us(&s->report);
+    return pause_us(&s->report);
 }
 
 static double gap_of(const struct branch_sample *s)

@@ -12,7 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 
-void branch_say_failed(struct branch_run *run, const struct err *err)
+static void say_failed(struct branch_run *run, const struct err *err)
 {
     run->shared->failed = 1;
     memcpy(run->shared->text, err->text, sizeof run->shared->text);
@@ -108,7 +108,7 @@ static void on_command(struct loop_source *from, uint32_t events)
     else
         rc = branch_source_begin(&s->branch, m, &s->dirty, fd, -1, &err);
     if (rc < 0)
-        branch_say_failed(s->run, &err);
+        say_failed(s->run, &err);
     fdpass_send(from->fd, &command, 1, &file, file >= 0, NULL);
 }
 
@@ -133,7 +133,7 @@ int branch_source_main(struct rig *rig, void *arg)
         rc = loop_add(&rig->loop, &s.commands, s.run->source[1], EPOLLIN, &err);
     while (rc == 0 || rc == -ETIMEDOUT)
         rc = rig_run(rig, never, &err);
-    branch_say_failed(s.run, &err);
+    say_failed(s.run, &err);
     return 1;
 }
 
@@ -171,7 +171,7 @@ int branch_template_main(struct rig *rig, void *arg)
     struct content content;
     struct err err = {0};
     if (content_init(&content, rig->m, steal_fd(&rig->image_fd), &err) < 0)
-        branch_say_failed(run, &err);
+        say_failed(run, &err);
     for (;;) {
         char command;
         int peer = -1;
@@ -192,7 +192,7 @@ int branch_template_main(struct rig *rig, void *arg)
         int rc = become_branch(run, &content, peer, &err);
         close(peer);
         if (rc < 0) {
-            branch_say_failed(run, &err);
+            say_failed(run, &err);
             return 1;
         }
     }

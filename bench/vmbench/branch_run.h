@@ -45,6 +45,5 @@ int branch_template_main(struct rig *rig, void *run);
 /* Does nothing: probes (bench/pause-window/probes) attach to it, to tell the pauses of branches from those of floors.
  */
 void branch_begins(void);
-void branch_say_failed(struct branch_run *run, const struct err *err);
 
 #endif

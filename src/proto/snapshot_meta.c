@@ -23,11 +23,6 @@ static const char *const part_names[] = {
 };
 _Static_assert(sizeof part_names / sizeof *part_names == SNAPSHOT_PARTS, "every part has a name");
 
-const char *snapshot_part_name(enum snapshot_part part)
-{
-    return part_names[part];
-}
-
 void snapshot_meta_hash(const struct snapshot_meta *meta, char hash[static SNAPSHOT_HASH_MAX])
 {
     snprintf(hash, SNAPSHOT_HASH_MAX, "%08x-%08x-%08x", meta->part[SNAPSHOT_VMSTATE].crc,

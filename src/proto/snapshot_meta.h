@@ -64,9 +64,6 @@ struct snapshot_meta {
     struct snapshot_part_sum part[SNAPSHOT_PARTS];
 };
 
-/* "vmstate", "memory.map", "disk0.map". */
-const char *snapshot_part_name(enum snapshot_part part);
-
 /* The content hash of a written snapshot. */
 void snapshot_meta_hash(const struct snapshot_meta *meta, char hash[static SNAPSHOT_HASH_MAX]);
 
