@@ -12,8 +12,8 @@
  *
  * Invariants.
  * 1. Nothing of a state that exists is named, whether a controller runs on it or not.
- * 2. What is removed is looked at again immediately before: a process by its descriptor, a directory under the lock that a
- *    controller would hold. */
+ * 2. What is removed is looked at again immediately before: a process by its descriptor, a directory under the lock
+ * that a controller would hold. */
 #ifndef FORKD_CLI_LEFTOVERS_H
 #define FORKD_CLI_LEFTOVERS_H
 

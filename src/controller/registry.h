@@ -8,10 +8,10 @@
  * (berths.h), and become ready while the sandbox comes up: whether it was handed out, its VMM knows (HANDED), and one
  * that was not is undone like an intent. Rows go when nothing of the thing is left.
  *
- * The journal is WAL: a controller's death loses nothing. What outlives the host (snapshots and workspaces) is committed
- * with synchronous=FULL, and is on the disk when the function returns. Sandboxes end with the host, so their rows are
- * committed with synchronous=NORMAL, and a spawn waits for the disk only where the journal begins anew (every 1000 pages):
- * the host's death may lose the last of them.
+ * The journal is WAL: a controller's death loses nothing. What outlives the host (snapshots and workspaces) is
+ * committed with synchronous=FULL, and is on the disk when the function returns. Sandboxes end with the host, so their
+ * rows are committed with synchronous=NORMAL, and a spawn waits for the disk only where the journal begins anew (every
+ * 1000 pages): the host's death may lose the last of them.
  *
  * Invariants.
  * 1. The file is ours (application id) and not of a later version, or it is refused and not written. An earlier
@@ -87,7 +87,8 @@ int registry_sandboxes_ready(struct registry *registry, const struct sandbox_row
                              struct err *err);
 int registry_sandbox_remove(struct registry *registry, const char *id, struct err *err);
 
-/* Calls `fn`, which must not call the registry, for every row; a negative return value ends the walk and is returned. */
+/* Calls `fn`, which must not call the registry, for every row; a negative return value ends the walk and is returned.
+ */
 int registry_snapshots_each(struct registry *registry, int (*fn)(void *arg, const struct snapshot_row *row), void *arg,
                             struct err *err);
 int registry_sandboxes_each(struct registry *registry, int (*fn)(void *arg, const struct sandbox_row *row), void *arg,

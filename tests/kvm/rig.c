@@ -248,7 +248,8 @@ static void disk_slow_down(struct machine *m)
 
 int rig_boot(struct rig *rig, const struct rig_config *config, struct err *err)
 {
-    *rig = (struct rig){.config = *config, .kvm_fd = -1, .base_fd = -1, .memory_fd = -1, .image_fd = -1, .event_fd = -1};
+    *rig =
+        (struct rig){.config = *config, .kvm_fd = -1, .base_fd = -1, .memory_fd = -1, .image_fd = -1, .event_fd = -1};
     struct machine_config mc = {
         .mem_bytes = (config->mem_mib ? config->mem_mib : MEM_MIB) << 20,
         .vcpus = config->vcpus ? config->vcpus : 1,
