@@ -3,6 +3,7 @@
 
 #include "base/own.h"
 #include "cli/private.h"
+#include "proto/places.h"
 
 #include <curl/curl.h>
 #include <fcntl.h>
@@ -69,7 +70,8 @@ static int set_url(struct client *c, const char *url, struct err *err)
     return 0;
 }
 
-int client_open_url(const char *url, const char *token, struct client **client, struct err *err)
+/* A client of the controller at this URL, without asking whether it is there. */
+static int open_url(const char *url, const char *token, struct client **client, struct err *err)
 {
     struct client *c = calloc(1, sizeof *c);
     if (!c || !(c->curl = curl_easy_init())) {
@@ -93,7 +95,7 @@ static bool is_up(const char *url)
 {
     struct client *c;
     json_t *answer = NULL;
-    if (client_open_url(url, NULL, &c, NULL) < 0)
+    if (open_url(url, NULL, &c, NULL) < 0)
         return false;
     bool up =
         client_call(c, "GET", "/healthz", NULL, &answer, NULL) == 0 && json_is_true(json_object_get(answer, "ok"));
@@ -104,7 +106,7 @@ static bool is_up(const char *url)
 
 static int open_own(const char *url, struct client **client, struct err *err)
 {
-    int rc = client_open_url(url, NULL, client, err);
+    int rc = open_url(url, NULL, client, err);
     if (rc == 0)
         (*client)->is_private = true;
     return rc;
@@ -117,12 +119,12 @@ static int find_running(const struct args *args, char own[PRIVATE_URL_MAX], stru
     const char *token = args->token ? args->token : getenv("FORKD_TOKEN");
     *client = NULL;
     if (url && *url)
-        return client_open_url(url, token, client, err);
+        return open_url(url, token, client, err);
     int rc = private_url(own, err);
     if (rc == 0 && is_up(own))
         return open_own(own, client, err);
-    if (rc == 0 && !getenv("FORKD_STATE") && is_up("http://127.0.0.1:8889"))
-        return client_open_url("http://127.0.0.1:8889", token, client, err);
+    if (rc == 0 && !getenv("FORKD_STATE") && is_up("http://" PLACE_ADDRESS))
+        return open_url("http://" PLACE_ADDRESS, token, client, err);
     return rc;
 }
 

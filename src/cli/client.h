@@ -16,8 +16,6 @@ struct client;
 int client_open(const struct args *args, struct client **client, struct err *err);
 /* Finds it; -ENOENT where none runs. */
 int client_open_running(const struct args *args, struct client **client, struct err *err);
-/* A client of the controller at this URL, without asking whether it is there. */
-int client_open_url(const char *url, const char *token, struct client **client, struct err *err);
 void client_close(struct client *client);
 /* Whether it is the user's own, which `forkd stop` may end. */
 bool client_is_private(const struct client *client);

@@ -1,8 +1,8 @@
 /* doctor_disk.c: the file systems of snapshots and of guest images, tried with unnamed files of this program's own. */
 #include "base/own.h"
 #include "cli/doctor.h"
-#include "cli/images.h"
 #include "cli/private.h"
+#include "proto/places.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -57,7 +57,7 @@ static void check_space_of(struct finding *f, char *path, const char *remedy, co
 static void check_images_space(struct finding *f, const struct args *args)
 {
     char path[PATH_MAX];
-    images_dir(path, sizeof path);
+    place_images(path, sizeof path);
     check_space_of(f, path, "free some space there, or set FORKD_IMAGES to another disk",
                    "an image and its building need some 3000");
 }

@@ -4,6 +4,7 @@
 #include "cli/images.h"
 #include "cli/private.h"
 #include "cli/sandbox.h"
+#include "proto/places.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -22,7 +23,7 @@ static void check_image(struct finding *f, const struct args *args)
     char dir[PATH_MAX];
     const char *kernel = getenv("FORKD_KERNEL");
     json_t *images = images_list();
-    images_dir(dir, sizeof dir);
+    place_images(dir, sizeof dir);
     size_t count = json_array_size(images);
     if (kernel && *kernel) {
         looked_at(f, "FORKD_KERNEL, %s,", kernel);

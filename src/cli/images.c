@@ -5,6 +5,7 @@
 #include "cli/private.h"
 #include "cli/sandbox.h"
 #include "cli/table.h"
+#include "proto/places.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -12,19 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-
-void images_dir(char *path, size_t cap)
-{
-    const char *chosen = getenv("FORKD_IMAGES"), *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    if (chosen && *chosen)
-        snprintf(path, cap, "%s", chosen);
-    else if (geteuid() == 0)
-        snprintf(path, cap, "/var/lib/forkd/images");
-    else if (data && *data)
-        snprintf(path, cap, "%s/forkd/images", data);
-    else
-        snprintf(path, cap, "%s/.local/share/forkd/images", home ? home : "");
-}
 
 int program_run(char *const *argv)
 {
@@ -79,7 +67,7 @@ json_t *images_list(void)
 {
     char dir[PATH_MAX], path[PATH_MAX + 300];
     json_t *list = json_array();
-    images_dir(dir, sizeof dir);
+    place_images(dir, sizeof dir);
     struct dirent **names;
     int count = scandir(dir, &names, NULL, alphasort);
     for (int i = 0; i < count; i++) {

@@ -3,10 +3,6 @@
 #define FORKD_CLI_IMAGES_H
 
 #include <jansson.h>
-#include <stddef.h>
-
-/* Where guest images lie (docs/guest-images.md). */
-void images_dir(char *path, size_t cap);
 
 /* Their descriptions (image.json), sorted by name; the caller's. */
 json_t *images_list(void);

@@ -12,6 +12,7 @@
 #include "cli/private.h"
 #include "cli/probe.h"
 #include "cli/sandbox.h"
+#include "proto/places.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -25,7 +26,7 @@ enum { BOOT_WAIT_SECS = 60 };
 static bool image_there(const char *name)
 {
     char dir[PATH_MAX], path[PATH_MAX + 128];
-    images_dir(dir, sizeof dir);
+    place_images(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/%.64s/image.json", dir, name);
     return access(path, R_OK) == 0;
 }
@@ -42,7 +43,7 @@ static int image_make(const char *name)
 static void tag_make(const struct quickstart *q, char *tag, size_t cap)
 {
     char dir[PATH_MAX], path[PATH_MAX + 128];
-    images_dir(dir, sizeof dir);
+    place_images(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/%.64s/image.json", dir, q->image);
     json_t *image = json_load_file(path, 0, NULL);
     uint64_t hash = 1469598103934665603u; /* FNV-1a */
@@ -176,7 +177,7 @@ static int run_in_lab(const struct quickstart *q)
         return verb_fail(&err);
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
     self[len > 0 ? len : 0] = 0;
-    images_dir(dir, sizeof dir);
+    place_images(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/%.64s", dir, q->image);
     own_free char *image = realpath(path, NULL), *from = quoted(image ? image : path), *forkd = quoted(self),
                   *name = quoted(q->image), *modules = quoted(q->modules), *code = quoted(q->code),

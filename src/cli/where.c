@@ -1,9 +1,9 @@
 /* where.c: forkd where. */
 #include "base/own.h"
 #include "cli/cli.h"
-#include "cli/images.h"
 #include "cli/private.h"
 #include "cli/table.h"
+#include "proto/places.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -27,14 +27,14 @@ static json_t *places(const struct args *args)
         json_object_set_new(object, "controller", json_string(url));
     } else if (client_open_running(args, &client, NULL) == 0) {
         bool is_own = client_is_private(client) && private_url(own, NULL) == 0;
-        json_object_set_new(object, "controller", json_string(is_own ? own : "http://127.0.0.1:8889"));
+        json_object_set_new(object, "controller", json_string(is_own ? own : "http://" PLACE_ADDRESS));
         client_close(client);
     } else {
         json_object_set_new(object, "controller", json_null());
     }
     private_snapshots(path, sizeof path);
     json_object_set_new(object, "snapshots", json_string(root && *root ? root : path));
-    images_dir(path, sizeof path);
+    place_images(path, sizeof path);
     json_object_set_new(object, "guest_images", json_string(path));
     set_program(object, "forkd_controller", "forkd-controller");
     set_program(object, "forkd_vmm", "forkd-vmm");

@@ -10,19 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-void guest_images_dir(char *path, size_t cap)
-{
-    const char *chosen = getenv("FORKD_IMAGES"), *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    if (chosen && *chosen)
-        snprintf(path, cap, "%s", chosen);
-    else if (geteuid() == 0)
-        snprintf(path, cap, "/var/lib/forkd/images");
-    else if (data && *data)
-        snprintf(path, cap, "%s/forkd/images", data);
-    else
-        snprintf(path, cap, "%s/.local/share/forkd/images", home ? home : "");
-}
-
 /* Opens a regular file, or a block device where that will do. */
 static int file_open(const char *what, const char *path, bool device, struct err *err)
 {

@@ -18,10 +18,7 @@ struct guest_files {
         -1, -1, -1                                                                                                     \
     }
 
-/* The directory of built images: $FORKD_IMAGES, or the default of the user. */
-void guest_images_dir(char *path, size_t cap);
-
-/* -REFUSED_BAD with a sentence that names the file. */
+/* `images` is the directory of built ones. -REFUSED_BAD with a sentence that names the file. */
 int guest_files_open(const char *images, const struct rest_snapshot_create *rq, struct guest_files *files,
                      struct err *err);
 void guest_files_close(struct guest_files *files);

@@ -8,7 +8,6 @@
 #include "base/own.h"
 #include "controller/adopt.h"
 #include "controller/durable.h"
-#include "controller/guest_files.h"
 #include "controller/http.h"
 #include "controller/metrics.h"
 #include "controller/monitor.h"
@@ -17,6 +16,7 @@
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
 #include "controller/tls.h"
+#include "proto/places.h"
 #include "sys/cgroup.h"
 
 #include <signal.h>
@@ -108,7 +108,7 @@ static int open_controller(struct controller *c, const struct options *o, struct
 {
     struct adoption adoption;
     snprintf(c->snapshot_root, sizeof c->snapshot_root, "%s", o->snapshot_root);
-    guest_images_dir(c->images, sizeof c->images);
+    place_images(c->images, sizeof c->images);
     c->branch_concurrency = o->branch_concurrency;
     c->engine = o->snapshot_writer;
     c->write_mib_per_second = o->write_mib_per_second;

@@ -4,6 +4,7 @@
 #include "base/io.h"
 #include "base/own.h"
 #include "controller/branches.h"
+#include "proto/places.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -16,7 +17,7 @@ static const char help[] =
     "\n"
     "usage: forkd-controller serve [options]\n"
     "\n"
-    "  --bind ADDRESS       ADDRESS:PORT or unix:/path (FORKD_BIND; 127.0.0.1:8889)\n"
+    "  --bind ADDRESS       ADDRESS:PORT or unix:/path (FORKD_BIND; " PLACE_ADDRESS ")\n"
     "  --state FILE         the registry; sockets lie beside it (FORKD_STATE; /var/lib/forkd/state.db)\n"
     "  --snapshot-root DIR  where snapshots are kept (FORKD_SNAPSHOT_ROOT; /var/lib/forkd/snapshots as root)\n"
     "  --snapshot-writer W  how they are written: direct, fallocate or buffered; none: they live in memory\n"
@@ -97,17 +98,6 @@ static int set_state(struct options *o, const char *path, struct err *err)
     return 0;
 }
 
-static void default_root(char *path, size_t cap)
-{
-    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    if (geteuid() == 0)
-        snprintf(path, cap, "/var/lib/forkd/snapshots");
-    else if (data && *data)
-        snprintf(path, cap, "%s/forkd/snapshots", data);
-    else
-        snprintf(path, cap, "%s/.local/share/forkd/snapshots", home ? home : "");
-}
-
 static int set_number(unsigned *into, const char *flag, const char *text, unsigned low, unsigned high, struct err *err)
 {
     char *end;
@@ -132,7 +122,7 @@ static int set_writer(struct options *o, const char *name, struct err *err)
 
 static int defaults(struct options *o, struct err *err)
 {
-    *o = (struct options){.bind = env_or("FORKD_BIND", "127.0.0.1:8889"),
+    *o = (struct options){.bind = env_or("FORKD_BIND", PLACE_ADDRESS),
                           .audit_log = env_or("FORKD_AUDIT_LOG", NULL),
                           .token_file = env_or("FORKD_TOKEN_FILE", NULL),
                           .tls_cert = env_or("FORKD_TLS_CERT", NULL),
@@ -145,7 +135,7 @@ static int defaults(struct options *o, struct err *err)
     if (root)
         snprintf(o->snapshot_root, sizeof o->snapshot_root, "%s", root);
     else
-        default_root(o->snapshot_root, sizeof o->snapshot_root);
+        place_snapshots(o->snapshot_root, sizeof o->snapshot_root);
     int rc = branches ? set_branches(o, branches, err) : 0;
     if (rc == 0)
         rc = set_writer(o, env_or("FORKD_SNAPSHOT_WRITER", "direct"), err);
