@@ -156,7 +156,7 @@ static void forks_of_busy_parent(unsigned forks)
 static void test_forks_in_the_middle_of_traffic_go_on(void **state)
 {
     enum { PER_PARENT = 20 };
-    for (unsigned left = check_forks(200), n; left; left -= n) {
+    for (unsigned left = check_forks(1000), n; left; left -= n) {
         n = left < PER_PARENT ? left : PER_PARENT;
         forks_of_busy_parent(n);
     }
