@@ -13,6 +13,7 @@ enum { ANSWER_MAX = 256 << 20 };
 
 struct client {
     CURL *curl;
+    char *name;       /* the controller's URL as it was given */
     char base[256];   /* "http://HOST:PORT", "https://HOST:PORT" */
     char socket[128]; /* "" over TCP */
     int dirfd;        /* through which the socket's path goes */
@@ -79,7 +80,8 @@ static int open_url(const char *url, const char *token, struct client **client, 
         return err_say(err, ENOMEM, "out of memory");
     }
     c->dirfd = -1;
-    int rc = set_url(c, url, err);
+    c->name = strdup(url);
+    int rc = c->name ? set_url(c, url, err) : err_say(err, ENOMEM, "out of memory");
     if (rc == 0 && token && *token &&
         (size_t)snprintf(c->token, sizeof c->token, "Authorization: Bearer %s", token) >= sizeof c->token)
         rc = err_say(err, EINVAL, "the token is too long");
@@ -154,6 +156,7 @@ void client_close(struct client *c)
     curl_easy_cleanup(c->curl);
     fd_close(&c->dirfd);
     free(c->detail);
+    free(c->name);
     free(c);
 }
 
@@ -185,6 +188,16 @@ static int refusal_say(struct client *c, long status, const char *body, struct e
     return err_say(err, EPROTO, "HTTP %ld: %s", status, first ? first : body);
 }
 
+/* Why there is no answer. libcurl's own words over a Unix socket are of a host and a port that nobody named. */
+static const char *silence(const struct client *c, CURLcode code, const char *words)
+{
+    if (*c->socket && code == CURLE_COULDNT_CONNECT)
+        return "it does not listen";
+    if (*c->socket && (code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR))
+        return "it ended before it answered";
+    return *words ? words : curl_easy_strerror(code);
+}
+
 static int transfer(struct client *c, const char *method, const char *url, const char *body, struct buffer *answer,
                     long *status, struct err *err)
 {
@@ -214,8 +227,7 @@ static int transfer(struct client *c, const char *method, const char *url, const
     curl_slist_free_all(fields);
     curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, status);
     if (code != CURLE_OK)
-        return err_say(err, EIO, "the controller at %s cannot be asked: %s", *c->socket ? c->socket : c->base,
-                       *words ? words : curl_easy_strerror(code));
+        return err_say(err, EIO, "the controller at %s cannot be asked: %s", c->name, silence(c, code, words));
     return 0;
 }
 

@@ -203,6 +203,8 @@ int private_stop(bool everything, struct err *err)
     if (lock < 0)
         return lock;
     snprintf(path, sizeof path, "%s.run/pid", p.state);
+    if (access(path, F_OK) < 0 && errno == ENOENT)
+        return 0; /* it ends already */
     if (io_read_text(AT_FDCWD, path, text, sizeof text, err) < 0)
         return -err->code;
     own_fd int pidfd = (int)syscall(SYS_pidfd_open, atoi(text), 0);

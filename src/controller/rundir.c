@@ -60,6 +60,7 @@ void rundir_close(struct rundir *run)
     if (run->fd < 0)
         return;
     unlinkat(run->fd, SHELF, AT_REMOVEDIR);
+    unlinkat(run->fd, "pid", 0); /* the directory is still locked: no other controller's */
     fd_close(&run->shelf_fd);
     fd_close(&run->fd);
 }

@@ -192,7 +192,8 @@ def every_verb_has_help(c):
 
 @case(start=False)
 def a_controller_that_is_not_there_is_named(c):
-    assert 'cannot be asked' in forkd(c, 'ls', status=1).stderr
+    assert forkd(c, 'ls', status=1).stderr == \
+        f'forkd: the controller at unix:{c.socket} cannot be asked: it does not listen\n'
     assert 'is none of' in forkd(c, 'ls', '--daemon-url', 'ftp://x', status=1).stderr
 
 
@@ -249,6 +250,7 @@ def own(fn):
             forkd(c, 'stop', own=True)
             assert own_controllers(c) == []
             c.assert_nothing_left()
+            assert not os.path.exists(c.state + '.run/pid')
     run.__name__ = fn.__name__
     return case(start=False)(run)
 
