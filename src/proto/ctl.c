@@ -5,6 +5,7 @@
 #include "base/own.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Descriptors of one message: those of the mask, then the extra ones. */
@@ -486,6 +487,16 @@ int ctl_recv_until(int sock, struct ctl_message *m, uint64_t deadline_ns, struct
     int rc = take(m, buf, len, fds, count, err);
     wipe(buf, len);
     return rc;
+}
+
+/* What fs.nr_open is unless somebody changed it (Documentation/admin-guide/sysctl/fs.rst). */
+enum { DESCRIPTOR_MAX = 1 << 20 };
+
+int ctl_socket_parse(const char *text)
+{
+    char *end;
+    long fd = strtol(text, &end, 10);
+    return *end || end == text || fd < 0 || fd > DESCRIPTOR_MAX ? -1 : (int)fd;
 }
 
 int ctl_send_failed(int sock, uint32_t request, const struct err *why, struct err *err)

@@ -291,6 +291,9 @@ void ctl_message_close(struct ctl_message *m);
 /* The name of a type, for messages ("SPAWN"), never NULL. */
 const char *ctl_type_name(enum ctl_type type);
 
+/* The inherited socket that a program's `--ctl` names by its number in decimal; -1 where no descriptor has that. */
+int ctl_socket_parse(const char *text);
+
 /* Sends a message; its descriptors stay the caller's. Never raises SIGPIPE. */
 int ctl_send(int sock, const struct ctl_message *m, struct err *err);
 /* The same, waiting for room until a monotonic deadline: -ETIMEDOUT past it. 0: not at all. */

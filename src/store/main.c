@@ -85,9 +85,6 @@ int main(int argc, char **argv)
     }
     if (argc != 3 || strcmp(argv[1], "--ctl"))
         return usage();
-    char *end;
-    long fd = strtol(argv[2], &end, 10);
-    if (*end || end == argv[2] || fd < 0 || fd > 1 << 20)
-        return usage();
-    return serve((int)fd);
+    int sock = ctl_socket_parse(argv[2]);
+    return sock < 0 ? usage() : serve(sock);
 }

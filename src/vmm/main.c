@@ -94,9 +94,6 @@ int main(int argc, char **argv)
     /* --run is for whoever lists processes: the run directory this one, and all it forks, belong to. */
     if ((argc != 3 && (argc != 5 || strcmp(argv[3], "--run"))) || strcmp(argv[1], "--ctl"))
         return usage();
-    char *end;
-    long fd = strtol(argv[2], &end, 10);
-    if (*end || end == argv[2] || fd < 0 || fd > 1 << 20)
-        return usage();
-    return serve((int)fd);
+    int sock = ctl_socket_parse(argv[2]);
+    return sock < 0 ? usage() : serve(sock);
 }

@@ -184,6 +184,15 @@ static void a_failure_travels_with_code_and_sentence(void **state)
     assert_string_equal(got.failed.text, "no space for the layer");
 }
 
+static void a_socket_is_named_by_a_number_and_nothing_else(void **state)
+{
+    static const char *const wrong[] = {"", "-1", "3x", "x", "1048577", "99999999999999999999"};
+    assert_int_equal(ctl_socket_parse("0"), 0);
+    assert_int_equal(ctl_socket_parse("17"), 17);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        assert_int_equal(ctl_socket_parse(wrong[i]), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -196,6 +205,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(rubbish_and_cut_messages_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_end_and_silence_are_told_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failure_travels_with_code_and_sentence, setup, teardown),
+        cmocka_unit_test(a_socket_is_named_by_a_number_and_nothing_else),
     };
     return cmocka_run_group_tests_name("ctl", tests, NULL, NULL);
 }
