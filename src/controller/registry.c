@@ -474,11 +474,22 @@ static void column_branch(sqlite3_stmt *stmt, int at, struct rest_branch *branch
     branch->ready_us = (uint64_t)sqlite3_column_int64(stmt, at + 11);
 }
 
+/* Ends a walk, whose lock is still held: `got` is what the last step came to, `rc` what the caller of the walk said of
+ * the last row. */
+static int walk_end(struct registry *r, sqlite3_stmt *stmt, int rc, int got, struct err *err)
+{
+    if (rc == 0 && got != SQLITE_DONE)
+        rc = fail(r, "cannot be read", err);
+    sqlite3_reset(stmt);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
 int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struct snapshot_row *row), void *arg,
                             struct err *err)
 {
     sqlite3_stmt *stmt = r->stmt[SNAPSHOT_EACH];
-    int rc = 0, got;
+    int rc = 0, got = SQLITE_DONE;
     pthread_mutex_lock(&r->lock);
     while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct snapshot_row row = {.state = (enum row_state)sqlite3_column_int(stmt, 2),
@@ -493,18 +504,14 @@ int registry_snapshots_each(struct registry *r, int (*fn)(void *arg, const struc
         row.image_bytes = (uint64_t)sqlite3_column_int64(stmt, 20);
         rc = fn(arg, &row);
     }
-    if (rc == 0 && got != SQLITE_DONE)
-        rc = fail(r, "cannot be read", err);
-    sqlite3_reset(stmt);
-    pthread_mutex_unlock(&r->lock);
-    return rc;
+    return walk_end(r, stmt, rc, got, err);
 }
 
 int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struct sandbox_row *row), void *arg,
                             struct err *err)
 {
     sqlite3_stmt *stmt = r->stmt[SANDBOX_EACH];
-    int rc = 0, got;
+    int rc = 0, got = SQLITE_DONE;
     pthread_mutex_lock(&r->lock);
     while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct sandbox_row row = {.state = (enum row_state)sqlite3_column_int(stmt, 2),
@@ -517,11 +524,7 @@ int registry_sandboxes_each(struct registry *r, int (*fn)(void *arg, const struc
         row.branch_count = (unsigned)sqlite3_column_int(stmt, 7);
         rc = fn(arg, &row);
     }
-    if (rc == 0 && got != SQLITE_DONE)
-        rc = fail(r, "cannot be read", err);
-    sqlite3_reset(stmt);
-    pthread_mutex_unlock(&r->lock);
-    return rc;
+    return walk_end(r, stmt, rc, got, err);
 }
 
 int registry_workspace_put(struct registry *r, const struct workspace_row *row, struct err *err)
@@ -560,7 +563,7 @@ int registry_workspaces_each(struct registry *r, int (*fn)(void *arg, const stru
                              struct err *err)
 {
     sqlite3_stmt *stmt = r->stmt[WORKSPACE_EACH];
-    int rc = 0, got;
+    int rc = 0, got = SQLITE_DONE;
     pthread_mutex_lock(&r->lock);
     while (rc == 0 && (got = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct workspace_row row = {.state = (enum workspace_state)sqlite3_column_int(stmt, 2),
@@ -574,9 +577,5 @@ int registry_workspaces_each(struct registry *r, int (*fn)(void *arg, const stru
         column_text(stmt, 5, row.sandbox_id, sizeof row.sandbox_id);
         rc = fn(arg, &row);
     }
-    if (rc == 0 && got != SQLITE_DONE)
-        rc = fail(r, "cannot be read", err);
-    sqlite3_reset(stmt);
-    pthread_mutex_unlock(&r->lock);
-    return rc;
+    return walk_end(r, stmt, rc, got, err);
 }
