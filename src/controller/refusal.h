@@ -15,7 +15,7 @@ enum {
 };
 
 /* The HTTP status of a negative errno; `otherwise` for all that is the host's. */
-static inline int refusal_status(int rc, int otherwise)
+static inline unsigned refusal_status(int rc, unsigned otherwise)
 {
     switch (-rc) {
     case REFUSED_BAD:

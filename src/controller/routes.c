@@ -1,5 +1,5 @@
 /* routes.c: see routes.h. Each function reads a request, calls a lifecycle or asks an agent, and words the answer;
- * which status a failure has is decided here and nowhere else. */
+ * which status a failure has is decided here and in workspace_routes.c, and nowhere else. */
 #include "controller/routes.h"
 
 #include "base/clock.h"
@@ -31,6 +31,19 @@ void reply_json(struct reply *reply, unsigned status, json_t *json)
 void reply_error(struct reply *reply, unsigned status, const char *text)
 {
     reply_json(reply, status, rest_json_error(text));
+}
+
+void reply_failed(struct reply *reply, int rc, unsigned otherwise, const struct err *err)
+{
+    reply_error(reply, refusal_status(rc, otherwise), err->text);
+}
+
+void reply_done(struct reply *reply, int rc, const struct err *err)
+{
+    if (rc < 0)
+        reply_failed(reply, rc, 500, err);
+    else
+        reply->status = 204;
 }
 
 void reply_free(struct reply *reply)
@@ -107,16 +120,23 @@ static void snapshots_post(struct controller *c, const struct call *call, struct
     own_free char *text = NULL;
     if (*console && asprintf(&text, "%s\nThe console ends with:\n%s", err.text, console) < 0)
         text = NULL;
-    reply_error(reply, (unsigned)refusal_status(rc, 500), text ? text : err.text);
+    reply_error(reply, refusal_status(rc, 500), text ? text : err.text);
+}
+
+/* Whether the request is about a tag; a reply where it is not. */
+static bool tag_named(const struct call *call, struct reply *reply)
+{
+    if (rest_tag_valid(call->param))
+        return true;
+    reply_error(reply, 400, "this is no tag of a snapshot");
+    return false;
 }
 
 static void snapshot_remove(struct controller *c, const struct call *call, struct reply *reply)
 {
     struct err err;
-    if (!rest_tag_valid(call->param)) {
-        reply_error(reply, 400, "this is no tag of a snapshot");
+    if (!tag_named(call, reply))
         return;
-    }
     if (rest_target_flag(call->target, "cascade") && rest_target_flag(call->target, "force")) {
         reply_error(reply, 400, "cascade and force exclude each other");
         return;
@@ -125,10 +145,7 @@ static void snapshot_remove(struct controller *c, const struct call *call, struc
                        : rest_target_flag(call->target, "force") ? REMOVE_FORCE
                                                                  : REMOVE_ALONE;
     int rc = snapshot_delete(c, call->param, how, &err);
-    if (rc < 0)
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
-    else
-        reply->status = 204;
+    reply_done(reply, rc, &err);
 }
 
 static void snapshot_compact(struct controller *c, const struct call *call, struct reply *reply)
@@ -136,17 +153,15 @@ static void snapshot_compact(struct controller *c, const struct call *call, stru
     struct err err;
     struct snapshot *made;
     char to[REST_TAG_MAX + 1];
-    if (!rest_tag_valid(call->param)) {
-        reply_error(reply, 400, "this is no tag of a snapshot");
+    if (!tag_named(call, reply))
         return;
-    }
     if (rest_parse_compact(call->body, call->len, to, &err) < 0) {
         reply_error(reply, 400, err.text);
         return;
     }
     int rc = durable_compact(c, call->param, to, &made, &err);
     if (rc < 0) {
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        reply_failed(reply, rc, 500, &err);
         return;
     }
     reply_json(reply, 200, snapshot_json(c, made, false));
@@ -156,10 +171,8 @@ static void snapshot_compact(struct controller *c, const struct call *call, stru
 static void snapshot_get_info(struct controller *c, const struct call *call, struct reply *reply)
 {
     char text[256];
-    if (!rest_tag_valid(call->param)) {
-        reply_error(reply, 400, "this is no tag of a snapshot");
+    if (!tag_named(call, reply))
         return;
-    }
     struct snapshot *s = fleet_snapshot_find(&c->fleet, call->param);
     if (!s) {
         snprintf(text, sizeof text, "snapshot %s not found", call->param);
@@ -170,11 +183,16 @@ static void snapshot_get_info(struct controller *c, const struct call *call, str
     snapshot_unref(&c->fleet, s);
 }
 
-static void reply_not_found(struct reply *reply, const char *id)
+/* The sandbox that a request is about, with a reference for the caller, or NULL and a reply. */
+static struct sandbox *sandbox_named(struct controller *c, const struct call *call, struct reply *reply)
 {
     char text[256];
-    snprintf(text, sizeof text, "sandbox %s not found", id);
+    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
+    if (b)
+        return b;
+    snprintf(text, sizeof text, "sandbox %s not found", call->param);
     reply_error(reply, 404, text);
+    return NULL;
 }
 
 static void sandboxes_list(struct controller *c, const struct call *call, struct reply *reply)
@@ -190,11 +208,9 @@ static void sandboxes_list(struct controller *c, const struct call *call, struct
 
 static void sandbox_get(struct controller *c, const struct call *call, struct reply *reply)
 {
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
-    if (!b) {
-        reply_not_found(reply, call->param);
+    struct sandbox *b = sandbox_named(c, call, reply);
+    if (!b)
         return;
-    }
     reply_json(reply, 200, sandbox_json(c, b, rest_target_flag(call->target, "memory")));
     sandbox_unref(&c->fleet, b);
 }
@@ -211,7 +227,7 @@ static void sandboxes_post(struct controller *c, const struct call *call, struct
     int rc = sandboxes_spawn(c, &rq, NULL, &made, &err);
     rest_spawn_free(&rq);
     if (rc < 0) {
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        reply_failed(reply, rc, 500, &err);
         return;
     }
     json_t *list = json_array();
@@ -225,19 +241,7 @@ static void sandbox_delete(struct controller *c, const struct call *call, struct
 {
     struct err err;
     int rc = sandbox_kill(c, call->param, &err);
-    if (rc < 0)
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
-    else
-        reply->status = 204;
-}
-
-/* What ping, exec, eval and resume begin with: the sandbox, with a reference for the caller, or NULL and a reply. */
-static struct sandbox *sandbox_named(struct controller *c, const struct call *call, struct reply *reply)
-{
-    struct sandbox *b = fleet_sandbox_find(&c->fleet, call->param);
-    if (!b)
-        reply_not_found(reply, call->param);
-    return b;
+    reply_done(reply, rc, &err);
 }
 
 /* What ping, exec and eval end with: the answer, or the reason; a guest that stalled meanwhile is one. */
@@ -247,7 +251,7 @@ static void reply_answer(struct controller *c, struct sandbox *b, struct reply *
     if (rc < 0 && sandbox_check_runs(c, b, err) < 0)
         rc = -REFUSED_CONFLICT;
     if (rc < 0)
-        reply_error(reply, (unsigned)refusal_status(rc, 502), err->text);
+        reply_failed(reply, rc, 502, err);
     else
         reply_json(reply, 200, answer);
     sandbox_unref(&c->fleet, b);
@@ -320,7 +324,7 @@ static void sandbox_post_resume(struct controller *c, const struct call *call, s
         return;
     int rc = sandbox_resume(c, b, &err);
     if (rc < 0)
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        reply_failed(reply, rc, 500, &err);
     else
         reply_json(reply, 200, sandbox_json(c, b, false));
     sandbox_unref(&c->fleet, b);
@@ -339,7 +343,7 @@ static void sandbox_post_branch(struct controller *c, const struct call *call, s
     bool wait = rq.wait;
     rest_branch_create_free(&rq);
     if (rc < 0) {
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
+        reply_failed(reply, rc, 500, &err);
         return;
     }
     reply_made(c, made, wait, reply);

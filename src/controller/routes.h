@@ -18,6 +18,10 @@ struct reply {
 
 void reply_json(struct reply *reply, unsigned status, json_t *json); /* takes the reference */
 void reply_error(struct reply *reply, unsigned status, const char *text);
+/* Of a negative `rc`: the status of its refusal, `otherwise` where the reason is the host's. */
+void reply_failed(struct reply *reply, int rc, unsigned otherwise, const struct err *err);
+/* 204 where `rc` is 0. */
+void reply_done(struct reply *reply, int rc, const struct err *err);
 void reply_free(struct reply *reply);
 
 struct call {

@@ -1,14 +1,13 @@
 /* workspace_routes.c: see workspace_routes.h. */
 #include "controller/workspace_routes.h"
 
-#include "controller/refusal.h"
 #include "controller/workspaces.h"
 
 /* The WorkspaceInfo, or why there is none. */
 static void answer(struct reply *reply, unsigned status, int rc, json_t *json, const struct err *err)
 {
     if (rc < 0)
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err->text);
+        reply_failed(reply, rc, 500, err);
     else
         reply_json(reply, status, json);
 }
@@ -65,8 +64,5 @@ void route_workspace_delete(struct controller *c, const struct call *call, struc
 {
     struct err err;
     int rc = workspace_delete(c, call->param, &err);
-    if (rc < 0)
-        reply_error(reply, (unsigned)refusal_status(rc, 500), err.text);
-    else
-        reply->status = 204;
+    reply_done(reply, rc, &err);
 }
