@@ -102,8 +102,9 @@ static size_t line_json(char *line, enum log_level level, const char *text)
     n += (size_t)snprintf(line + n, LINE_MAX - n, ".%03uZ\",\"level\":\"%s\",\"component\":\"%s\",\"message\":\"",
                           (unsigned)(now % NS_PER_SEC / NS_PER_MS), levels[level].name, log_component);
     n += put_escaped(line + n, LINE_MAX - n - sizeof "\"}\n", text);
-    memcpy(line + n, "\"}", 2);
-    return n + 2;
+    line[n++] = '"';
+    line[n++] = '}';
+    return n;
 }
 
 void log_line(enum log_level level, const char *fmt, ...)
