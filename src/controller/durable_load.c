@@ -88,7 +88,7 @@ static int template_stage(struct controller *c, const struct snapshot *s, const 
                           struct vmm *template, struct err *err)
 {
     const struct vmm_image image = {.image = m->image, .memory = m->fd[CTL_FD_MEMORY], .state = m->fd[CTL_FD_STATE]};
-    struct seat seat;
+    struct seat seat = {.listen = -1};
     own_fd int leaf = -1;
     int rc = s->tree->cgroup < 0 ? tree_open(s->tree, c->cgroup, err) : 0;
     if (rc == 0)
@@ -146,7 +146,7 @@ static int commit(struct controller *c, struct snapshot *s, struct vmm *template
 
 static int load(struct controller *c, struct snapshot *s, struct err *err)
 {
-    struct ctl_message image;
+    struct ctl_message image = {0};
     struct vmm template = VMM_EMPTY;
     memcpy(template.id, s->template.id, sizeof template.id);
     memcpy(template.secret, s->template.secret, sizeof template.secret);
