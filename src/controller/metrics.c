@@ -137,16 +137,14 @@ static void print_histogram(FILE *to, const struct family *family, const char *l
 
 static void print_observed(FILE *to)
 {
-    const struct family *last = NULL;
     for (int m = 0; m < METRICS_END; m++) {
         const struct family *family = series[m].family;
         char labels[64] = "";
-        if (family != last)
+        if (m == 0 || family != series[m - 1].family)
             print_head(to, family->name, "histogram", family->help);
         if (family->label)
             snprintf(labels, sizeof labels, "%s=\"%s\"", family->label, series[m].label);
         print_histogram(to, family, labels, &observed[m]);
-        last = family;
     }
 }
 

@@ -66,6 +66,19 @@ def a_root_filesystem_without_agent_is_refused_with_what_adds_it():
 
 
 @case
+def a_root_filesystem_of_rubbish_is_told_with_the_consoles_last_lines():
+    # A superblock that is right, and behind it nothing that is: the guest finds that out.
+    path = SCRATCH / "rubbish.ext4"
+    SCRATCH.mkdir(exist_ok=True)
+    with (IMAGE / "rootfs.ext4").open("rb") as whole, path.open("wb") as broken:
+        broken.write(whole.read(1 << 16))
+        broken.write(os.urandom(8 << 20))
+        broken.truncate(os.fstat(whole.fileno()).st_size)
+    said = refused(500, "the guest ended while it booted", "EXT4-fs", rootfs=str(path))
+    assert len(said.splitlines()) > 2, said
+
+
+@case
 def tags_sizes_and_counts_that_cannot_be_are_refused():
     for tag in ("", ".", "..", "a/b", "a b", "x" * 65, "-a", 7, None):
         refused(400, "tag", tag=tag)
