@@ -118,8 +118,7 @@ int snapshot_meta_encode(const struct snapshot_meta *meta, char *text, size_t ca
     size_t len = strlen(body) - 2; /* without the "\n}" that the tail brings */
     if (len + TAIL_LEN >= cap)
         return err_say(err, EMSGSIZE, "the description of snapshot %s is too long", meta->tag);
-    memcpy(text, body, len);
-    snprintf(text + len, cap - len, "%s%08x%s", tail_head, crc32c(0, body, len), tail_end);
+    snprintf(text, cap, "%.*s%s%08x%s", (int)len, body, tail_head, crc32c(0, body, len), tail_end);
     return (int)(len + TAIL_LEN);
 }
 

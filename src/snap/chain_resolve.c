@@ -167,7 +167,7 @@ static int read_vmstate(const struct chain_link *link, struct resolved_state *st
 static int check_state(const struct snapshot_meta *meta, struct resolved_state *state, struct err *err)
 {
     struct state_reader reader;
-    struct machine_config config;
+    struct machine_config config = {0};
     /* Its own checks first: they name the section. */
     int rc = state_reader_init(&reader, state->bytes, state->len, err);
     if (rc == 0)

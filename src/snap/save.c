@@ -72,7 +72,7 @@ static int read_bitmap(int fd, uint64_t pages, uint64_t **bitmap, const char *wh
     *bitmap = NULL;
     if (fd < 0)
         return 0;
-    own_free uint64_t *words = malloc(bytes);
+    own_free uint64_t *words = malloc(bytes ? bytes : 1);
     if (!words)
         return err_set(err, ENOMEM, "read the bitmap of pages that %s", what);
     int rc = io_pread_all(fd, words, bytes, 0, err);

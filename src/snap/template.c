@@ -79,7 +79,11 @@ static int open_state(const void *state, size_t len, int memory_fd, const struct
     if (rc < 0)
         return rc;
     struct machine *made = machine_new(&config, base, err);
-    rc = made ? machine_state_read(made, state, len, err) : -err->code;
+    if (!made) {
+        munmap(base, image->size);
+        return -err->code;
+    }
+    rc = machine_state_read(made, state, len, err);
     if (rc == 0)
         rc = give_names(made, err);
     if (rc < 0) {
