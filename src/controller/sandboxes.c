@@ -37,8 +37,9 @@ struct batch {
     pthread_cond_t idle;
     unsigned next, working, refs;
     bool closed; /* helpers that come now are too late */
-    struct err err;
-    bool failed;
+    unsigned failed;
+    int code; /* of the first that failed */
+    char reasons[ERR_TEXT_MAX];
 };
 
 struct helper {
@@ -114,12 +115,22 @@ static int child_start(struct batch *batch, unsigned i, struct err *err)
 static void batch_fail(struct batch *batch, const struct sandbox *b, const struct err *err)
 {
     pthread_mutex_lock(&batch->lock);
-    if (!batch->failed) {
-        batch->failed = true;
-        batch->err = *err;
-        err_wrap(&batch->err, "sandbox %s could not be started", b->vmm.id);
-    }
+    size_t len = strlen(batch->reasons);
+    if (!batch->failed++)
+        batch->code = err->code;
+    snprintf(batch->reasons + len, sizeof batch->reasons - len, "%ssandbox %s could not be started: %s",
+             len ? "; " : "", b->vmm.id, err->text);
     pthread_mutex_unlock(&batch->lock);
+    log_error("sandbox %s could not be started: %s", b->vmm.id, err->text);
+}
+
+/* Each of those that failed, as far as a sentence goes; those that were not begun by then are not among them. */
+static int batch_tell(const struct batch *batch, struct err *err)
+{
+    if (batch->n == 1)
+        return err_say(err, batch->code, "%s", batch->reasons);
+    return err_say(err, batch->code, "%u of %u failed, and none is kept: %.400s", batch->failed, batch->n,
+                   batch->reasons);
 }
 
 static bool batch_next(struct batch *batch, unsigned *i)
@@ -210,11 +221,7 @@ static int batch_run(const struct batch *plan, struct err *err)
     batch->closed = true;
     while (batch->working)
         pthread_cond_wait(&batch->idle, &batch->lock);
-    int rc = 0;
-    if (batch->failed) {
-        *err = batch->err;
-        rc = -err->code;
-    }
+    int rc = batch->failed ? batch_tell(batch, err) : 0;
     pthread_mutex_unlock(&batch->lock);
     batch_unref(batch);
     return rc;

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -90,6 +91,18 @@ def a_spawn_that_is_refused_among_parallel_ones_leaves_none(c):
 def a_child_that_dies_unborn_fails_the_spawn(c):
     text = spawn_refused(c, 'spawn=die:3')
     assert 'could not be started' in text and 'ended without a word' in text, text
+
+
+@case('--spawns-at-once', '8')
+def each_child_that_fails_is_told(c):
+    text = spawn_refused(c, 'identity=fail:2 spawn=die:3', 4)
+    told = re.fullmatch('([12]) of 4 failed, and none is kept: (sandbox sb-.*)', text)
+    assert told, text
+    # Whether the second of them was begun before the first failed is a matter of moments.
+    failed = re.findall('sandbox (sb-[a-z0-9]+) could not be started: ', told[2])
+    assert len(set(failed)) == int(told[1]), text
+    for one in failed:
+        assert f'error controller: sandbox {one} could not be started' in c.read_log()
 
 
 @case('--spawns-at-once', '1')
