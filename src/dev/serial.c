@@ -99,7 +99,7 @@ static int file_put(struct serial *serial, const uint8_t *bytes, size_t len)
     return rc;
 }
 
-/* Brings the file up to date. A file that cannot be written is given up: the ring still has the text. */
+/* Brings the file up to date. A file that cannot be written is given up: a guest does not stop for its log. */
 static void file_flush(struct serial *serial)
 {
     size_t len = (size_t)(serial->printed - serial->to_file);
@@ -141,36 +141,6 @@ void serial_detach(struct serial *serial)
 {
     file_flush(serial);
     serial->fd = -1;
-}
-
-static char printable(uint8_t byte)
-{
-    return byte == '\n' || byte == '\t' || (byte >= 0x20 && byte < 0x7f) ? (char)byte : '?';
-}
-
-size_t serial_tail(const struct serial *serial, char *buf, size_t cap)
-{
-    if (!cap)
-        return 0;
-    size_t len = ring_len(serial);
-    bool cut = len > cap - 1 || serial->printed > len;
-    if (len > cap - 1)
-        len = cap - 1;
-    struct ring_runs runs = ring_newest(serial, len);
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
-        uint8_t byte = i < runs.first_len ? runs.first[i] : runs.second[i - runs.first_len];
-        if (byte != '\r')
-            buf[n++] = printable(byte);
-    }
-    buf[n] = 0;
-    /* Where the beginning was cut off, so is the rest of that line, unless it is all there is. */
-    char *end = cut ? memchr(buf, '\n', n) : NULL;
-    if (end && end + 1 < buf + n) {
-        n -= (size_t)(end + 1 - buf);
-        memmove(buf, end + 1, n + 1);
-    }
-    return n;
 }
 
 /* Registers */

@@ -57,8 +57,4 @@ int serial_load(struct serial *serial, struct unpack *u, struct err *err);
 /* After a restore: an interrupt that was pending is raised again. */
 void serial_resume(struct serial *serial);
 
-/* The last lines printed, as many whole ones as fit into cap-1 bytes (or the end of one that does not), always
- * terminated; bytes that are no text become '?'. Returns their length. */
-size_t serial_tail(const struct serial *serial, char *buf, size_t cap);
-
 #endif
