@@ -205,7 +205,8 @@ def who_may_not_open_dev_kvm_is_told_so():
     own.mkdir(mode=0o755)
     os.chown(own, 65534, 65534)
     mode = os.stat("/dev/kvm").st_mode & 0o777
-    env = {**os.environ, "FORKD_STATE": str(own / "state.db"), "HOME": str(own)}
+    env = {**os.environ, "FORKD_STATE": str(own / "state.db"), "HOME": str(own),
+           "FORKD_IMAGES": str(IMAGE.parent)}
     env.pop("FORKD_URL", None)
 
     def as_nobody(*args):
