@@ -9,8 +9,12 @@ class LabError(Exception):
     """The lab could not do what was asked; the text is one whole sentence."""
 
 
+# Over a line that somebody's progress has left unfinished.
+CLEAR = "\r\033[K" if sys.stderr.isatty() else ""
+
+
 def say(text):
-    print(f"lab: {text}", file=sys.stderr, flush=True)
+    print(f"{CLEAR}lab: {text}", file=sys.stderr, flush=True)
 
 
 def progress(text):
