@@ -548,13 +548,9 @@ static void a_sandbox_whose_disk_is_full_stays_stopped(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
-        return 2;
-    fixture_begin(argv[1], argv[2]);
-    if (access("/dev/kvm", R_OK | W_OK) < 0) {
-        printf("SKIP: /dev/kvm cannot be used here: %s\n", strerror(errno));
-        return 77;
-    }
+    int status = fixture_begin(argc, argv);
+    if (status)
+        return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_branch_has_memory_and_disk_of_its_instant_and_the_source_goes_on),
         cmocka_unit_test(twenty_branches_in_a_row_under_disk_load_are_of_their_instant),

@@ -137,9 +137,9 @@ static void a_branch_of_a_guest_of_five_gib_has_both_regions(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
-        return 2;
-    fixture_begin(argv[1], argv[2]);
+    int status = fixture_begin(argc, argv);
+    if (status)
+        return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_hundred_branches_of_a_busy_guest_of_two_cpus_are_never_torn),
         cmocka_unit_test(branches_of_a_busy_guest_of_four_cpus_are_never_torn),

@@ -256,9 +256,9 @@ static void a_settling_whose_writer_is_killed_leaves_the_template_as_it_was(void
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
-        return 2;
-    fixture_begin(argv[1], argv[2]);
+    int status = fixture_begin(argc, argv);
+    if (status)
+        return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_template_exports_is_all_of_its_memory),
         cmocka_unit_test(a_branchs_diff_is_what_was_written_since_its_source_was_spawned),

@@ -55,13 +55,20 @@ static void end_and_exit(int signal)
     _exit(128 + signal);
 }
 
-void fixture_begin(const char *vmm, const char *guest)
+int fixture_begin(int argc, char **argv)
 {
-    fixture_vmm = vmm;
-    fixture_guest = guest;
+    if (argc != 3)
+        return 2;
+    if (access("/dev/kvm", R_OK | W_OK) < 0) {
+        printf("SKIP: /dev/kvm cannot be used here: %s\n", strerror(errno));
+        return 77;
+    }
+    fixture_vmm = argv[1];
+    fixture_guest = argv[2];
     atexit(fixture_end);
     signal(SIGTERM, end_and_exit);
     signal(SIGINT, end_and_exit);
+    return 0;
 }
 
 static uint64_t soon(void)

@@ -14,9 +14,10 @@ enum { DEADLINE_SECONDS = 30 };
 /* The paths of forkd-vmm and of the agent guest. */
 extern const char *fixture_vmm, *fixture_guest;
 
-/* Sets them. However this process ends from here on, short of SIGKILL, every sandbox and branch that was made ends with
- * it; templates and parents that were started here die with this process in any case. */
-void fixture_begin(const char *vmm, const char *guest);
+/* Sets them from the arguments of main(). However this process ends from here on, short of SIGKILL, every sandbox and
+ * branch that was made ends with it; templates and parents that were started here die with this process in any case.
+ * Not 0: the status to end with, where the arguments are not those two or there is no KVM, and that is said. */
+int fixture_begin(int argc, char **argv);
 
 /* A listening socket with a name in the abstract namespace, and a connection to it. */
 int fixture_listen(int type, const char *name);

@@ -163,9 +163,9 @@ static void a_branch_from_a_template_of_before_the_merge_gets_all_layers(void **
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
-        return 2;
-    fixture_begin(argv[1], argv[2]);
+    int status = fixture_begin(argc, argv);
+    if (status)
+        return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_hundred_branches_of_one_sandbox_keep_its_layers_few),
         cmocka_unit_test(a_line_of_branches_of_branches_without_end_keeps_its_layers_few),

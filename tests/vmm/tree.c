@@ -291,13 +291,9 @@ static void a_damaged_state_is_refused(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
-        return 2;
-    fixture_begin(argv[1], argv[2]);
-    if (access("/dev/kvm", R_OK | W_OK) < 0) {
-        printf("SKIP: /dev/kvm cannot be used here: %s\n", strerror(errno));
-        return 77;
-    }
+    int status = fixture_begin(argc, argv);
+    if (status)
+        return status;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_parent_becomes_a_template_whose_forks_answer),
         cmocka_unit_test(a_template_of_two_cpus_forks),
