@@ -175,31 +175,13 @@ bool sandbox_refuses_branch(struct controller *c, struct sandbox *b, uint32_t re
     return asked;
 }
 
-static struct timespec word_deadline(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += REFUSAL_SECS;
-    return until;
-}
-
-/* A template that died while it was asked: it may be on the disk, and is loaded from there once the monitor has buried
- * it. */
-static void await_burial(struct controller *c, struct snapshot *s)
-{
-    const struct timespec until = word_deadline();
-    int late = 0;
-    pthread_mutex_lock(&c->fleet.lock);
-    while (can_fork(s) && !late)
-        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
-    pthread_mutex_unlock(&c->fleet.lock);
-}
-
 /* The source hung up on the new template. Why, the monitor hears. */
 static int explain_source(struct controller *c, struct sandbox *b, struct err *err)
 {
-    const struct timespec until = word_deadline();
+    struct timespec until;
     int late = 0;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += REFUSAL_SECS;
     pthread_mutex_lock(&c->fleet.lock);
     while (!*b->stream_refusal && b->state == SANDBOX_RUNNING && !late)
         late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
@@ -238,7 +220,7 @@ static int fork_from(struct making *m, struct snapshot *last, const struct seat 
     pthread_mutex_unlock(&last->spawning);
     fd_close(peer);
     if (rc == -ECONNRESET)
-        await_burial(m->c, last);
+        snapshot_await_burial(m->c, last); /* then it may be loaded again */
     return rc == -ECONNRESET || rc == -ETIMEDOUT ? -ESTALE : rc;
 }
 

@@ -30,7 +30,8 @@ enum {
     READY_SECS = 60,
     WARM_SECS = 600,
     SETTLE_SECS = 60,
-    GONE_SECS = 30, /* how long a deletion waits for the kernel to end a killed process */
+    GONE_SECS = 30,  /* how long a deletion waits for the kernel to end a killed process */
+    BURIAL_SECS = 2, /* from a template's death until it is known here */
 };
 
 /* reboot=k, panic=1: a guest that gives up asks for a reset, which its VMM reports as its end. */
@@ -286,6 +287,8 @@ void snapshot_bury(struct controller *c, struct snapshot *s)
 {
     struct err err, words;
     bool told = vmm_last_words(&s->template, &words) == 0;
+    /* Before it can be loaded again, under the same id. */
+    template_clear(c, s);
     pthread_mutex_lock(&c->fleet.lock);
     enum snapshot_state was = s->state;
     bool finish = was == SNAPSHOT_HIDDEN && s->children == 0;
@@ -306,7 +309,6 @@ void snapshot_bury(struct controller *c, struct snapshot *s)
         snapshot_finish(c, s);
         return;
     }
-    template_clear(c, s);
     if (stored)
         log_warn("snapshot %s: its template process ended%s%.300s; the next spawn loads it from the disk", s->tag,
                  told ? ": " : " without a word", told ? words.text : "");
@@ -336,12 +338,36 @@ void snapshot_children_left(struct controller *c, struct snapshot *s, unsigned c
         retire(c, s, dead);
 }
 
+void snapshot_await_burial(struct controller *c, struct snapshot *s)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += BURIAL_SECS;
+    int late = 0;
+    pthread_mutex_lock(&c->fleet.lock);
+    while (s->template.pid && !late)
+        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
+    pthread_mutex_unlock(&c->fleet.lock);
+}
+
+/* Whether its template ended and the monitor has yet to hear of it. */
+static bool is_unburied(struct controller *c, const struct snapshot *s)
+{
+    pthread_mutex_lock(&c->fleet.lock);
+    struct pollfd p = {.fd = s->state == SNAPSHOT_READY ? s->template.pidfd : -1, .events = POLLIN};
+    bool dead = poll(&p, 1, 0) == 1;
+    pthread_mutex_unlock(&c->fleet.lock);
+    return dead;
+}
+
 int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct snapshot **snapshot, struct err *err)
 {
     struct snapshot *s = fleet_snapshot_find(&c->fleet, tag);
     if (!s)
         return err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
     int rc = 0;
+    if (is_unburied(c, s))
+        snapshot_await_burial(c, s);
     pthread_mutex_lock(&c->fleet.lock);
     bool stored = s->state == SNAPSHOT_STORED;
     if (s->state == SNAPSHOT_READY || stored)

@@ -30,6 +30,8 @@ const char *snapshot_leaf(const struct snapshot *snapshot);
 
 /* The monitor's: the template is dead. */
 void snapshot_bury(struct controller *c, struct snapshot *snapshot);
+/* Of a template that is dead: waits, for 2 seconds at most, until it is buried, and may be loaded again. */
+void snapshot_await_burial(struct controller *c, struct snapshot *snapshot);
 /* A snapshot that can be forked, held as its template's children hold it, `count` of them; one that is STORED is
  * loaded. -REFUSED_MISSING, or -REFUSED_CONFLICT with what is in the way. */
 int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct snapshot **snapshot, struct err *err);

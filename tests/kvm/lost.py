@@ -69,15 +69,24 @@ def templates(c):
 
 def strike(c):
     """All templates, at once."""
-    dead = templates(c)
-    assert dead
-    for pid in dead:
+    struck = templates(c)
+    assert struck
+    for pid in struck:
         os.kill(pid, signal.SIGKILL)
+    return struck
+
+
+def has_ended(pid):
+    try:
+        return pathlib.Path('/proc', str(pid), 'stat').read_text(encoding='utf-8').rsplit(')', 1)[1].split()[0] in 'ZX'
+    except OSError:
+        return True
 
 
 def lose(c):
-    strike(c)
-    until(lambda: not templates(c), 'all of them are dead')
+    """The same; whether the controller has noticed is another matter."""
+    struck = strike(c)
+    until(lambda: all(map(has_ended, struck)), 'all of them are dead')
 
 
 def loads(c):
@@ -269,6 +278,15 @@ def a_template_that_dies_while_it_is_asked_comes_back(c):
         strike(c)
         branch(c, one, f'b{turn}', mode='diff')
         check(c, c.fork(1, f'b{turn}')[0]['id'], turn + 1, '1m')
+
+
+@case(env=WRITTEN)
+def a_spawn_comes_too_early_for_none_that_is_dead(c):
+    c.snapshot('py', mem_size_mib=128)
+    for turn in range(8):
+        lose(c)
+        c.fork()
+        assert loads(c) == turn + 1
 
 
 @case(env=WRITTEN)
