@@ -4,7 +4,7 @@
  * gets its own by a rename when all of it is on the disk; one that is deleted loses its name first and its files
  * then. So whatever stops in the middle leaves a whole snapshot or litter, and litter is removed at start.
  *
- *     TAG/          a snapshot (snap/save.h)
+ *     TAG/          a snapshot (snap/snapshot_files.h)
  *     .writing-ID/  one in the making: ID is its template's
  *     .removing-TAG/
  *

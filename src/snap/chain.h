@@ -1,13 +1,14 @@
 /* chain.h: a chain of snapshots becomes the image of a template.
  *
  * Theory of operation. A chain is a whole snapshot and the diffs on it, root first; each link is a directory as
- * snap/save.h describes. chain_open() opens the files of all links: afterwards a process can give up opening files.
+ * snap/snapshot_files.h describes. chain_open() opens the files of all links: afterwards a process can give up opening
+ * files.
  * chain_load() checks everything and then resolves it once, so that no fork of the template ever looks at a chain:
  *
  *   memory   for each page the last link decides that holds it or calls it zero. The pages go into one memfd, which is
  *            settled and sealed as that of a parent would be (mem/image.h).
  *   state    that of the last link, to which a disk section is added: which layer holds each block
- *   layers   the disk0.layer of every link that holds blocks, opened read-only; the sections's layers are these
+ *   layers   the disk0.layer of every link that holds blocks, opened read-only; the section's layers are these
  *
  * Checked are: snapshot.json and its sum; that each diff names its parent's content hash; length and sum of every
  * other file; every block that a link holds, whether a later one overrides it or not; and the base image. Errors name
@@ -21,7 +22,7 @@
 #include "mem/image.h"
 #include "proto/snapshot_meta.h"
 #include "snap/block_map.h"
-#include "snap/save.h"
+#include "snap/snapshot_files.h"
 
 enum { CHAIN_MAX = 200 }; /* links: as many descriptors as a control message carries, and layers as a disk has */
 

@@ -13,23 +13,12 @@
 #include "disk/layers.h"
 #include "mem/bitmap.h"
 #include "snap/base_image.h"
-#include "snap/chain.h"
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
 
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-
-static const char *const file_names[] = {
-    [FILE_MEMORY] = "memory.bin",   [FILE_MEMORY_MAP] = "memory.map", [FILE_LAYER] = "disk0.layer",
-    [FILE_LAYER_MAP] = "disk0.map", [FILE_VMSTATE] = "vmstate",       [FILE_META] = "snapshot.json"};
-_Static_assert(sizeof file_names / sizeof *file_names == SNAPSHOT_FILES, "every file has a name");
-
-const char *snapshot_file_name(enum snapshot_file file)
-{
-    return file_names[file];
-}
 
 int save_open(int dir, bool has_disk, int fd[SNAPSHOT_FILES], struct err *err)
 {
@@ -38,9 +27,9 @@ int save_open(int dir, bool has_disk, int fd[SNAPSHOT_FILES], struct err *err)
     for (int i = 0; i < SNAPSHOT_FILES; i++) {
         if (!has_disk && (i == FILE_LAYER || i == FILE_LAYER_MAP))
             continue;
-        fd[i] = openat(dir, file_names[i], O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        fd[i] = openat(dir, snapshot_file_name((enum snapshot_file)i), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (fd[i] < 0)
-            return err_set(err, errno, "create %s", file_names[i]);
+            return err_set(err, errno, "create %s", snapshot_file_name((enum snapshot_file)i));
     }
     return 0;
 }
@@ -247,7 +236,7 @@ static void add_warning(struct snapshot_meta *meta, const char *warning)
 
 static int sync_file(const struct saving *s, enum snapshot_file file, struct err *err)
 {
-    return fsync(s->fd[file]) < 0 ? err_set(err, errno, "sync %s", file_names[file]) : 0;
+    return fsync(s->fd[file]) < 0 ? err_set(err, errno, "sync %s", snapshot_file_name(file)) : 0;
 }
 
 /* A data file and its map. */
@@ -259,7 +248,7 @@ static int write_data(struct saving *s, enum snapshot_file file, const struct bl
                                   .map = !old                  ? NULL
                                          : file == FILE_MEMORY ? &old->memory
                                                                : &old->disk};
-    const struct writer writer = {.name = file_names[file],
+    const struct writer writer = {.name = snapshot_file_name(file),
                                   .origin = old ? &origin : NULL,
                                   .fd = s->fd[file],
                                   .engine = s->what->engine,
@@ -273,7 +262,7 @@ static int write_data(struct saving *s, enum snapshot_file file, const struct bl
     struct writer_report report;
     int rc = writer_run(&writer, source, &map, &report, err);
     if (rc == 0)
-        rc = block_map_write(&map, s->fd[map_file], file_names[map_file], &sum->bytes, &sum->crc, err);
+        rc = block_map_write(&map, s->fd[map_file], snapshot_file_name(map_file), &sum->bytes, &sum->crc, err);
     if (rc == 0)
         rc = sync_file(s, map_file, err);
     block_map_free(&map);

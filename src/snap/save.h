@@ -5,11 +5,7 @@
  * through the descriptor of its memory, its state file, and the frozen layers of its disk. A *whole* snapshot holds
  * all of memory, and all blocks of the disk that are not in the base image, whichever layer they are in; a *diff*
  * holds the pages and the blocks written since its source was forked, and is of no use without its parent.
- *
- *   snapshot.json   what it is, and the checksums of the other files (proto/snapshot_meta.h); written last
- *   vmstate         the state file (snap/state_file.h) without its disk section: where blocks are, the maps say
- *   memory.bin      RAM page n at n * 4096, sparse        memory.map   which pages those are (snap/block_map.h)
- *   disk0.layer     disk block n at n * 4096, sparse      disk0.map    likewise; only where there is a disk
+ * snap/snapshot_files.h lists the files.
  *
  * The directory is the caller's, who makes it under a name that no snapshot can have and gives it its own when all
  * of this is on the disk. Until then snapshot.json is empty, and an empty one is refused by whoever loads it.
@@ -24,22 +20,9 @@
 #define FORKD_SNAP_SAVE_H
 
 #include "proto/snapshot_meta.h"
+#include "snap/chain.h"
+#include "snap/snapshot_files.h"
 #include "snap/writer.h"
-
-struct chain;
-
-/* The files of a directory, in the order in which they are written. */
-enum snapshot_file {
-    FILE_MEMORY,
-    FILE_MEMORY_MAP,
-    FILE_LAYER,
-    FILE_LAYER_MAP,
-    FILE_VMSTATE,
-    FILE_META,
-    SNAPSHOT_FILES
-};
-
-const char *snapshot_file_name(enum snapshot_file file);
 
 /* What is written, and how. Descriptors are not owned; -1 where there is none. */
 struct save {

@@ -6,10 +6,10 @@
 
 /* Each takes the message, answers it, FAILED included, and returns the process's exit status.
  *
- * Both have two stages. In the first, files are opened by the names that save.h fixes, in the directories that came
- * with the message; nothing that was read from anywhere is looked at. Then the filter of system calls is installed
- * (store_confine()), in which there is no call that opens a file or changes who one is. Everything that comes from
- * files, a template or the message is read in the second. */
+ * Both have two stages. In the first, files are opened by the names that snapshot_files.h fixes, in the directories
+ * that came with the message; nothing that was read from anywhere is looked at. Then the filter of system calls is
+ * installed (store_confine()), in which there is no call that opens a file or changes who one is. Everything that comes
+ * from files, a template or the message is read in the second. */
 int store_save(int sock, struct ctl_message *m);
 int store_restore(int sock, struct ctl_message *m);
 
