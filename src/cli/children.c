@@ -167,12 +167,14 @@ static void json_show(const struct child *children, unsigned n, unsigned answere
 static void children_end(struct client *client, struct child *children, unsigned n)
 {
     struct err err;
+    struct progress *progress = progress_begin("ending the children");
     for (unsigned i = 0; i < n; i++) {
         if (*children[i].id && sandbox_delete(client, children[i].id, &err) < 0)
             verb_fail(&err);
         free(children[i].hostname);
         free(children[i].answer);
     }
+    progress_end(progress, NULL);
 }
 
 struct asking {
@@ -212,6 +214,7 @@ int children_show(struct client *client, const struct quickstart *q, const char 
         table_show(children, q->n);
         totals_show(children, q->n, wall_ms);
     }
+    fflush(stdout);
     children_end(client, children, q->n);
     if (!q->json)
         printf("%u of %u children answered\n", answered, q->n);

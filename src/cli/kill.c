@@ -1,5 +1,6 @@
 /* kill.c: forkd kill. */
 #include "cli/cli.h"
+#include "cli/progress.h"
 #include "cli/sandbox.h"
 
 #include <stdio.h>
@@ -55,11 +56,13 @@ static int kill_run(const struct args *args)
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     json_t *killed = json_array();
+    struct progress *progress = progress_begin("killing");
     for (int i = 0; i < args->count; i++)
         if (kill_one(client, args->rest[i], killed) != 0)
             status = EXIT_ERROR;
     if (!args->count)
         status = kill_many(client, killed);
+    progress_end(progress, NULL);
     client_close(client);
     if (args->json)
         verb_json(json_incref(killed));
