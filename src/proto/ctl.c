@@ -117,10 +117,18 @@ void ctl_message_close(struct ctl_message *m)
     m->extra_count = 0;
 }
 
+/* Bodies. Each is packed and unpacked field by field in the same order, so the two stand together. */
+
 static void pack_jail(struct pack *p, const struct ctl_jail *jail)
 {
     pack_u32(p, jail->uid);
     pack_u32(p, jail->gid);
+}
+
+static void unpack_jail(struct unpack *u, struct ctl_jail *jail)
+{
+    jail->uid = unpack_u32(u);
+    jail->gid = unpack_u32(u);
 }
 
 static void pack_image(struct pack *p, const struct ctl_image *image)
@@ -133,6 +141,97 @@ static void pack_image(struct pack *p, const struct ctl_image *image)
         pack_u64(p, image->zero[i].offset);
         pack_u64(p, image->zero[i].len);
     }
+}
+
+/* Zero ranges are whole pages, sorted, apart, inside the memory. */
+static void unpack_image(struct unpack *u, struct ctl_image *image)
+{
+    image->mem_bytes = unpack_u64(u);
+    image->state_bytes = unpack_u64(u);
+    image->data_bytes = unpack_u64(u);
+    image->zero_count = unpack_u32(u);
+    if (image->zero_count > CTL_ZERO_RANGES_MAX)
+        u->bad = true;
+    uint64_t end = 0;
+    for (uint32_t i = 0; !u->bad && i < image->zero_count; i++) {
+        struct ctl_zero_range *z = &image->zero[i];
+        z->offset = unpack_u64(u);
+        z->len = unpack_u64(u);
+        if (z->offset < end || z->offset > image->mem_bytes || z->len > image->mem_bytes - z->offset || !z->len ||
+            (z->offset | z->len) & 4095)
+            u->bad = true;
+        end = z->offset + z->len;
+    }
+}
+
+static void pack_boot(struct pack *p, const struct ctl_boot *boot)
+{
+    pack_str(p, boot->id);
+    pack_bytes(p, boot->secret, CTL_SECRET_LEN);
+    pack_jail(p, &boot->jail);
+    pack_u32(p, boot->mem_mib);
+    pack_u32(p, boot->vcpus);
+    pack_u8(p, boot->disk_read_only);
+    pack_str(p, boot->cmdline);
+}
+
+static void unpack_boot(struct unpack *u, struct ctl_boot *boot)
+{
+    unpack_str(u, boot->id, sizeof boot->id);
+    unpack_bytes(u, boot->secret, CTL_SECRET_LEN);
+    unpack_jail(u, &boot->jail);
+    boot->mem_mib = unpack_u32(u);
+    boot->vcpus = unpack_u32(u);
+    boot->disk_read_only = unpack_u8(u);
+    unpack_str(u, boot->cmdline, sizeof boot->cmdline);
+}
+
+static void pack_load(struct pack *p, const struct ctl_load *load)
+{
+    pack_str(p, load->id);
+    pack_bytes(p, load->secret, CTL_SECRET_LEN);
+    pack_jail(p, &load->jail);
+    pack_image(p, &load->image);
+}
+
+static void unpack_load(struct unpack *u, struct ctl_load *load)
+{
+    unpack_str(u, load->id, sizeof load->id);
+    unpack_bytes(u, load->secret, CTL_SECRET_LEN);
+    unpack_jail(u, &load->jail);
+    unpack_image(u, &load->image);
+}
+
+static void pack_adopted(struct pack *p, const struct ctl_adopted *adopted)
+{
+    pack_str(p, adopted->id);
+    pack_u32(p, adopted->pid);
+    pack_u8(p, adopted->role);
+    pack_u8(p, adopted->stalled);
+    pack_u8(p, adopted->handed);
+}
+
+static void unpack_adopted(struct unpack *u, struct ctl_adopted *adopted)
+{
+    unpack_str(u, adopted->id, sizeof adopted->id);
+    adopted->pid = unpack_u32(u);
+    adopted->role = unpack_u8(u);
+    adopted->stalled = unpack_u8(u);
+    adopted->handed = unpack_u8(u);
+}
+
+static void pack_branch(struct pack *p, const struct ctl_branch *branch)
+{
+    pack_str(p, branch->id);
+    pack_bytes(p, branch->secret, CTL_SECRET_LEN);
+    pack_u8(p, branch->compare);
+}
+
+static void unpack_branch(struct unpack *u, struct ctl_branch *branch)
+{
+    unpack_str(u, branch->id, sizeof branch->id);
+    unpack_bytes(u, branch->secret, CTL_SECRET_LEN);
+    branch->compare = unpack_u8(u);
 }
 
 static void pack_branched(struct pack *p, const struct ctl_branched *b)
@@ -163,26 +262,55 @@ static void unpack_branched(struct unpack *u, struct ctl_branched *b)
     b->pages_differing = unpack_u64(u);
 }
 
+static void pack_export(struct pack *p, const struct ctl_export *export)
+{
+    pack_u64(p, export->ram);
+    pack_u64(p, export->mem_bytes);
+    pack_u64(p, export->state_bytes);
+    pack_u32(p, export->birth_layers);
+}
+
+static void unpack_export(struct unpack *u, struct ctl_export *export)
+{
+    export->ram = unpack_u64(u);
+    export->mem_bytes = unpack_u64(u);
+    export->state_bytes = unpack_u64(u);
+    export->birth_layers = unpack_u32(u);
+}
+
+static void pack_save(struct pack *p, const struct ctl_save *save)
+{
+    pack_u64(p, save->ram);
+    pack_u64(p, save->state_bytes);
+    pack_u32(p, save->birth_layers);
+    pack_u8(p, save->engine);
+    pack_u8(p, save->awaited);
+    pack_u64(p, save->bytes_per_second);
+    pack_str(p, save->meta);
+}
+
+static void unpack_save(struct unpack *u, struct ctl_save *save)
+{
+    save->ram = unpack_u64(u);
+    save->state_bytes = unpack_u64(u);
+    save->birth_layers = unpack_u32(u);
+    save->engine = unpack_u8(u);
+    save->awaited = unpack_u8(u);
+    save->bytes_per_second = unpack_u64(u);
+    unpack_str(u, save->meta, sizeof save->meta);
+}
+
 static void pack_body(struct pack *p, const struct ctl_message *m)
 {
     switch (m->type) {
     case CTL_BOOT:
-        pack_str(p, m->boot.id);
-        pack_bytes(p, m->boot.secret, CTL_SECRET_LEN);
-        pack_jail(p, &m->boot.jail);
-        pack_u32(p, m->boot.mem_mib);
-        pack_u32(p, m->boot.vcpus);
-        pack_u8(p, m->boot.disk_read_only);
-        pack_str(p, m->boot.cmdline);
+        pack_boot(p, &m->boot);
         break;
     case CTL_IMAGE:
         pack_image(p, &m->image);
         break;
     case CTL_LOAD:
-        pack_str(p, m->load.id);
-        pack_bytes(p, m->load.secret, CTL_SECRET_LEN);
-        pack_jail(p, &m->load.jail);
-        pack_image(p, &m->load.image);
+        pack_load(p, &m->load);
         break;
     case CTL_SPAWN:
         pack_str(p, m->spawn.id);
@@ -198,11 +326,7 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
         pack_bytes(p, m->adopt.secret, CTL_SECRET_LEN);
         break;
     case CTL_ADOPTED:
-        pack_str(p, m->adopted.id);
-        pack_u32(p, m->adopted.pid);
-        pack_u8(p, m->adopted.role);
-        pack_u8(p, m->adopted.stalled);
-        pack_u8(p, m->adopted.handed);
+        pack_adopted(p, &m->adopted);
         break;
     case CTL_FAILED:
     case CTL_STALLED:
@@ -217,30 +341,19 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
         pack_str(p, m->ended.text);
         break;
     case CTL_BRANCH:
-        pack_str(p, m->branch.id);
-        pack_bytes(p, m->branch.secret, CTL_SECRET_LEN);
-        pack_u8(p, m->branch.compare);
+        pack_branch(p, &m->branch);
         break;
     case CTL_BRANCHED:
         pack_branched(p, &m->branched);
         break;
     case CTL_EXPORTED:
-        pack_u64(p, m->export.ram);
-        pack_u64(p, m->export.mem_bytes);
-        pack_u64(p, m->export.state_bytes);
-        pack_u32(p, m->export.birth_layers);
+        pack_export(p, &m->export);
         break;
     case CTL_SETTLED:
         pack_u64(p, m->settled.pages);
         break;
     case CTL_SAVE:
-        pack_u64(p, m->save.ram);
-        pack_u64(p, m->save.state_bytes);
-        pack_u32(p, m->save.birth_layers);
-        pack_u8(p, m->save.engine);
-        pack_u8(p, m->save.awaited);
-        pack_u64(p, m->save.bytes_per_second);
-        pack_str(p, m->save.meta);
+        pack_save(p, &m->save);
         break;
     case CTL_PROGRESS:
         pack_u64(p, m->progress.done);
@@ -255,53 +368,17 @@ static void pack_body(struct pack *p, const struct ctl_message *m)
     }
 }
 
-static void unpack_jail(struct unpack *u, struct ctl_jail *jail)
-{
-    jail->uid = unpack_u32(u);
-    jail->gid = unpack_u32(u);
-}
-
-/* Zero ranges are whole pages, sorted, apart, inside the memory. */
-static void unpack_image(struct unpack *u, struct ctl_image *image)
-{
-    image->mem_bytes = unpack_u64(u);
-    image->state_bytes = unpack_u64(u);
-    image->data_bytes = unpack_u64(u);
-    image->zero_count = unpack_u32(u);
-    if (image->zero_count > CTL_ZERO_RANGES_MAX)
-        u->bad = true;
-    uint64_t end = 0;
-    for (uint32_t i = 0; !u->bad && i < image->zero_count; i++) {
-        struct ctl_zero_range *z = &image->zero[i];
-        z->offset = unpack_u64(u);
-        z->len = unpack_u64(u);
-        if (z->offset < end || z->offset > image->mem_bytes || z->len > image->mem_bytes - z->offset || !z->len ||
-            (z->offset | z->len) & 4095)
-            u->bad = true;
-        end = z->offset + z->len;
-    }
-}
-
 static void unpack_body(struct unpack *u, struct ctl_message *m)
 {
     switch (m->type) {
     case CTL_BOOT:
-        unpack_str(u, m->boot.id, sizeof m->boot.id);
-        unpack_bytes(u, m->boot.secret, CTL_SECRET_LEN);
-        unpack_jail(u, &m->boot.jail);
-        m->boot.mem_mib = unpack_u32(u);
-        m->boot.vcpus = unpack_u32(u);
-        m->boot.disk_read_only = unpack_u8(u);
-        unpack_str(u, m->boot.cmdline, sizeof m->boot.cmdline);
+        unpack_boot(u, &m->boot);
         break;
     case CTL_IMAGE:
         unpack_image(u, &m->image);
         break;
     case CTL_LOAD:
-        unpack_str(u, m->load.id, sizeof m->load.id);
-        unpack_bytes(u, m->load.secret, CTL_SECRET_LEN);
-        unpack_jail(u, &m->load.jail);
-        unpack_image(u, &m->load.image);
+        unpack_load(u, &m->load);
         break;
     case CTL_SPAWN:
         unpack_str(u, m->spawn.id, sizeof m->spawn.id);
@@ -317,11 +394,7 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
         unpack_bytes(u, m->adopt.secret, CTL_SECRET_LEN);
         break;
     case CTL_ADOPTED:
-        unpack_str(u, m->adopted.id, sizeof m->adopted.id);
-        m->adopted.pid = unpack_u32(u);
-        m->adopted.role = unpack_u8(u);
-        m->adopted.stalled = unpack_u8(u);
-        m->adopted.handed = unpack_u8(u);
+        unpack_adopted(u, &m->adopted);
         break;
     case CTL_FAILED:
     case CTL_STALLED:
@@ -336,30 +409,19 @@ static void unpack_body(struct unpack *u, struct ctl_message *m)
         unpack_str(u, m->ended.text, sizeof m->ended.text);
         break;
     case CTL_BRANCH:
-        unpack_str(u, m->branch.id, sizeof m->branch.id);
-        unpack_bytes(u, m->branch.secret, CTL_SECRET_LEN);
-        m->branch.compare = unpack_u8(u);
+        unpack_branch(u, &m->branch);
         break;
     case CTL_BRANCHED:
         unpack_branched(u, &m->branched);
         break;
     case CTL_EXPORTED:
-        m->export.ram = unpack_u64(u);
-        m->export.mem_bytes = unpack_u64(u);
-        m->export.state_bytes = unpack_u64(u);
-        m->export.birth_layers = unpack_u32(u);
+        unpack_export(u, &m->export);
         break;
     case CTL_SETTLED:
         m->settled.pages = unpack_u64(u);
         break;
     case CTL_SAVE:
-        m->save.ram = unpack_u64(u);
-        m->save.state_bytes = unpack_u64(u);
-        m->save.birth_layers = unpack_u32(u);
-        m->save.engine = unpack_u8(u);
-        m->save.awaited = unpack_u8(u);
-        m->save.bytes_per_second = unpack_u64(u);
-        unpack_str(u, m->save.meta, sizeof m->save.meta);
+        unpack_save(u, &m->save);
         break;
     case CTL_PROGRESS:
         m->progress.done = unpack_u64(u);
