@@ -269,13 +269,10 @@ static int attempt(struct making *m, struct snapshot *last, struct err *err)
     return rc;
 }
 
-/* Of a snapshot that may have to be loaded first. Why it cannot be loaded is no reason not to try another. */
-static int attempt_from(struct making *m, struct snapshot *last, struct err *err)
+/* Why one cannot be loaded is no reason not to try another. */
+static int attempt_from(struct making *m, struct snapshot *last, bool load, struct err *err)
 {
-    pthread_mutex_lock(&m->c->fleet.lock);
-    bool stored = can_load(last);
-    pthread_mutex_unlock(&m->c->fleet.lock);
-    int rc = stored && durable_load(m->c, last, err) < 0 ? -ESTALE : attempt(m, last, err);
+    int rc = load && durable_load(m->c, last, err) < 0 ? -ESTALE : attempt(m, last, err);
     if (rc == -ESTALE)
         log_warn("sandbox %s cannot be branched from snapshot %s: %s", m->source->vmm.id, last->tag, err->text);
     return rc;
@@ -289,14 +286,15 @@ static bool is_there(struct controller *c, const struct snapshot *s)
     return there;
 }
 
-/* -ESTALE: none of them would do, or there was none. *there: one that would not do is there all the same. */
-static int attempt_line(struct making *m, line_fit_fn *fits, bool *there, struct err *err)
+/* Those that live, or those that are to be loaded. -ESTALE: none of them would do, or there was none. *there: one that
+ * would not do is there all the same. */
+static int attempt_line(struct making *m, bool load, bool *there, struct err *err)
 {
     struct line line;
     int rc = -ESTALE;
-    line_hold(m->c, m->source, fits, &line);
+    line_hold(m->c, m->source, load ? can_load : can_fork, &line);
     for (unsigned i = 0; rc == -ESTALE && i < line.count; i++) {
-        rc = attempt_from(m, line.snapshot[i], err);
+        rc = attempt_from(m, line.snapshot[i], load, err);
         *there |= rc == -ESTALE && is_there(m->c, line.snapshot[i]);
     }
     line_release(m->c, &line);
@@ -308,9 +306,9 @@ static int attempts(struct making *m, struct err *err)
 {
     const struct sandbox *b = m->source;
     bool there = false;
-    int rc = attempt_line(m, can_fork, &there, err);
+    int rc = attempt_line(m, false, &there, err);
     if (rc == -ESTALE)
-        rc = attempt_line(m, can_load, &there, err);
+        rc = attempt_line(m, true, &there, err);
     if (rc != -ESTALE)
         return rc;
     if (there)
