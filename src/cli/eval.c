@@ -22,35 +22,28 @@ static const struct arg flags[] = {
 
 static int eval_run(const struct args *args)
 {
-    struct err err;
-    struct client *client;
     json_t *answer;
-    char path[256];
     if (args->count != 2)
         return verb_usage("forkd eval needs a sandbox and code, as one argument; see forkd eval --help");
     json_t *body = json_object();
     json_object_set_new(body, "code", json_string(args->rest[1]));
     if (timeout != ARG_NOT_GIVEN)
         json_object_set_new(body, "timeout_secs", json_integer(timeout));
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/eval", args->rest[0]);
-    if (client_open(args, &client, &err) < 0) {
-        json_decref(body);
-        return verb_fail(&err);
+    int failed = sandbox_ask(args, "eval", body, &answer);
+    if (failed)
+        return failed;
+    int status = sandbox_exit_status(answer);
+    if (args->json) {
+        verb_json(answer);
+        return status;
     }
-    int rc = client_call(client, "POST", path, body, &answer, &err);
-    client_close(client);
-    if (rc < 0)
-        return verb_fail(&err);
-    long long code = json_integer_value(json_object_get(answer, "exit_code"));
-    if (args->json)
-        return verb_json(answer), (int)(code < 0 ? 128 - code : code);
     print(stdout, answer, "stdout", "");
     print(stdout, answer, "result", "\n");
     fflush(stdout);
     print(stderr, answer, "stderr", "");
     print(stderr, answer, "error", "\n");
     json_decref(answer);
-    return (int)(code < 0 ? 128 - code : code);
+    return status;
 }
 
 const struct verb verb_eval = {

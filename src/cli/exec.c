@@ -47,20 +47,11 @@ static void print(FILE *to, const json_t *answer, const char *name)
 
 static int call(const struct args *args, json_t *body)
 {
-    struct err err;
-    struct client *client;
     json_t *answer;
-    char path[256];
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/exec", args->rest[0]);
-    if (client_open(args, &client, &err) < 0) {
-        json_decref(body);
-        return verb_fail(&err);
-    }
-    int rc = client_call(client, "POST", path, body, &answer, &err);
-    client_close(client);
-    if (rc < 0)
-        return verb_fail(&err);
-    long long code = json_integer_value(json_object_get(answer, "exit_code"));
+    int failed = sandbox_ask(args, "exec", body, &answer);
+    if (failed)
+        return failed;
+    int status = sandbox_exit_status(answer);
     if (args->json) {
         verb_json(answer);
     } else {
@@ -74,7 +65,7 @@ static int call(const struct args *args, json_t *body)
             fputs("forkd: its output was cut\n", stderr);
         json_decref(answer);
     }
-    return code < 0 ? 128 + (int)-code : (int)code;
+    return status;
 }
 
 static struct {

@@ -2,6 +2,7 @@
 #include "cli/sandbox.h"
 
 #include "base/clock.h"
+#include "cli/cli.h"
 #include "cli/table.h"
 
 #include <stdio.h>
@@ -51,4 +52,25 @@ int sandbox_delete(struct client *client, const char *id, struct err *err)
     char path[256];
     snprintf(path, sizeof path, "/v1/sandboxes/%.200s", id);
     return client_call(client, "DELETE", path, NULL, NULL, err);
+}
+
+int sandbox_ask(const struct args *args, const char *what, json_t *body, json_t **answer)
+{
+    struct err err;
+    struct client *client;
+    char path[256];
+    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/%s", args->rest[0], what);
+    if (client_open(args, &client, &err) < 0) {
+        json_decref(body);
+        return verb_fail(&err);
+    }
+    int rc = client_call(client, "POST", path, body, answer, &err);
+    client_close(client);
+    return rc < 0 ? verb_fail(&err) : 0;
+}
+
+int sandbox_exit_status(const json_t *answer)
+{
+    long long code = json_integer_value(json_object_get(answer, "exit_code"));
+    return (int)(code < 0 ? 128 - code : code);
 }
