@@ -62,7 +62,7 @@ class Errors(Case):
         self.assertTrue(a.error.endswith("ZeroDivisionError: division by zero\n"))
         self.assertNotIn("forkd-warm", a.error)
 
-    def test_syntax_errors(self):
+    def test_a_syntax_error_is_an_error_of_the_code(self):
         a = self.agent.eval("1 +")
         self.assertEqual((a.result, a.code), (None, 1))
         self.assertIn("SyntaxError", a.error)
@@ -84,7 +84,7 @@ class Errors(Case):
         self.assertEqual((a.code, a.timed_out), (1, 0))
         self.assertIn("KeyboardInterrupt", a.error)
 
-    def test_deep_recursion(self):
+    def test_recursion_without_end_is_an_error_of_the_code(self):
         a = self.agent.eval("def r(): r()\nr()")
         self.assertIn("RecursionError", a.error)
 
@@ -305,7 +305,7 @@ class WarmFails(Case):
         self.assertEqual(a.ok, 0)
         self.assertIn("ValueError: cold", a.error)
 
-    def test_over_time(self):
+    def test_code_over_its_time_is_told(self):
         a = self.agent.ask(warm_frame([], "while True: pass", 300))
         self.assertEqual(a.ok, 0)
         self.assertIn("time limit", a.error)

@@ -28,7 +28,7 @@ class Given(Case):
             self.assertEqual(self.agent.run("hello-there", env=["PATH=/nonesuch:" + d]).stdout, b"found\n")
             self.assertEqual(self.agent.run("./hello-there", cwd=d).stdout, b"found\n")
 
-    def test_working_directory(self):
+    def test_a_command_runs_in_the_directory_asked_for(self):
         self.assertEqual(self.agent.run("pwd").stdout, b"/\n")
         self.assertEqual(self.agent.run("pwd", cwd="/usr").stdout, b"/usr\n")
         a = self.agent.run("pwd", cwd="/nonesuch")

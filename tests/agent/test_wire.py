@@ -60,7 +60,7 @@ class Strangers(Case):
         for kind in (0, STDIN, 0x7F, PONG, EXIT, REFUSED, 0xFF):
             self.refused(frame(kind))
 
-    def test_malformed_bodies(self):
+    def test_malformed_bodies_are_refused(self):
         self.refused(frame(PING, b"x"))
         self.refused(frame(EXEC))
         self.refused(frame(EXEC, u32(0xFFFFFFFF)))
@@ -84,7 +84,7 @@ class Strangers(Case):
             self.assertIsNone(c.answer().kind)
         self.assert_alive()
 
-    def test_noise(self):
+    def test_the_agent_survives_random_and_damaged_requests(self):
         """Random bytes, and good requests with some bytes changed."""
         rnd = random.Random(20)
         good = [exec_frame(["true", "x"], ["A=b"], "/", 1000, 10, b"in", True), eval_frame("1", 1000),

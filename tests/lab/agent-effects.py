@@ -54,7 +54,7 @@ class Effects(unittest.TestCase):
         self.identify()
         self.assertGreaterEqual(self.entropy_bits(), 256)
 
-    def test_settling_ends(self):
+    def test_settling_is_answered(self):
         self.assertEqual(self.agent.ask(frame(SETTLE)).kind, SETTLED)
 
 
