@@ -205,6 +205,9 @@ int registry_open(const char *path, struct registry **registry, struct err *err)
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(path, &r->db, flags, NULL) != SQLITE_OK)
         rc = err_say(err, EIO, "open the state file %s: %s", path, sqlite3_errmsg(r->db));
+    /* Before the file is read for the first time: or the journal's index is shared already. */
+    if (rc == 0)
+        rc = execute(r, "PRAGMA locking_mode = EXCLUSIVE", err);
     if (rc == 0)
         rc = schema_check(r, path, fresh, err);
     if (rc == 0)

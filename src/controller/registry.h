@@ -13,6 +13,9 @@
  * rows are committed with synchronous=NORMAL, and a spawn waits for the disk only where the journal begins anew (every
  * 1000 pages): the host's death may lose the last of them.
  *
+ * The file is this process's alone while it is open (locking_mode=EXCLUSIVE): no transaction takes locks, and the
+ * journal's index is private memory instead of a file that is mapped, and that others may write.
+ *
  * Invariants.
  * 1. The file is ours (application id) and not of a later version, or it is refused and not written. An earlier
  *    version's is brought up to this one when it is opened, in one transaction.

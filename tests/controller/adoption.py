@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 
@@ -172,7 +171,7 @@ def kill_9_in_the_middle_of_spawns_leaves_nothing_unknown(c):
 
 
 def rows_ready(c):
-    with contextlib.closing(sqlite3.connect(c.state)) as db:
+    with c.registry() as db:
         return db.execute('SELECT count(*) FROM sandboxes WHERE state = 2').fetchone()[0]
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -157,6 +158,16 @@ class Controller:
                     if file.read().startswith(self.vmm.encode() + b'\0'):
                         found.append(int(pid))
         return found
+
+    @contextlib.contextmanager
+    def registry(self):
+        """A connection to a copy of the state file: the controller keeps the file to itself."""
+        with tempfile.TemporaryDirectory(prefix='forkd-test-') as copy:
+            for name in (self.state, self.state + '-wal'):
+                if os.path.exists(name):
+                    shutil.copy(name, copy)
+            with contextlib.closing(sqlite3.connect(os.path.join(copy, os.path.basename(self.state)))) as db:
+                yield db
 
     def run_directories(self):
         return sorted(name for name in os.listdir(self.run) if name not in ('pid', '.ready')) if os.path.isdir(self.run) else []

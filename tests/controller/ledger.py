@@ -1,10 +1,8 @@
 """Whether what the registry says, what the API lists and what there is agree: processes, cgroups where the host has any,
 directories, snapshots on the disk. For tests that kill controllers at any moment."""
 
-import contextlib
 import os
 import pathlib
-import sqlite3
 
 from harness import until
 
@@ -14,8 +12,7 @@ READY, HIDDEN = 2, 4  # registry.h
 def rows(c):
     """{id: state} of the sandboxes and of the templates that the registry knows; berths lie ready for sandboxes to come and
     name no snapshot."""
-    db = sqlite3.connect(f'file:{c.state}?mode=ro', uri=True)
-    with contextlib.closing(db):
+    with c.registry() as db:
         boxes = dict(db.execute("SELECT id, state FROM sandboxes WHERE snapshot_id <> ''"))
         templates = dict(db.execute('SELECT id, state FROM snapshots'))
     return boxes, templates
@@ -33,8 +30,7 @@ def cgroups_base():
 
 def leaves_wanted(c):
     """{tree: leaves} of what the registry knows (src/controller/trees.h)."""
-    db = sqlite3.connect(f'file:{c.state}?mode=ro', uri=True)
-    with contextlib.closing(db):
+    with c.registry() as db:
         leaves = db.execute("""SELECT tree, CASE tree WHEN id THEN 'template' ELSE id END FROM snapshots
                                UNION ALL SELECT tree, sandboxes.id FROM sandboxes
                                          JOIN snapshots ON snapshots.id = snapshot_id""").fetchall()

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -119,20 +120,34 @@ static int count_row(void *arg, const struct snapshot_row *row)
     return 0;
 }
 
-/* As it is after a controller's death: the file and the journal beside it, never closed. */
-static void what_was_committed_is_there_without_a_closing(void **state)
+static void what_was_committed_outlives_the_process(void **state)
 {
     unsigned count = 0;
-    struct registry *dead;
-    opened("open");
-    dead = registry;
-    assert_int_equal(registry_snapshot_add(registry, &snapshot, NULL), 0);
-    assert_int_equal(registry_snapshot_set(registry, snapshot.id, ROW_READY, "", NULL), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        opened("open");
+        _exit(registry_snapshot_add(registry, &snapshot, NULL) < 0 ||
+              registry_snapshot_set(registry, snapshot.id, ROW_READY, "", NULL) < 0);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
     opened("open");
     assert_int_equal(registry_snapshots_each(registry, count_row, &count, NULL), 0);
     assert_int_equal(count, 1);
     registry_close(registry);
-    registry_close(dead);
+}
+
+static void an_open_file_is_one_process_s_alone(void **state)
+{
+    struct err err;
+    struct registry *second = NULL;
+    opened("alone");
+    assert_true(registry_open(path, &second, &err) < 0);
+    assert_null(second);
+    assert_non_null(strstr(err.text, "locked"));
+    assert_int_equal(registry_snapshot_add(registry, &snapshot, NULL), 0);
+    registry_close(registry);
 }
 
 static void a_stranger_s_file_is_refused_and_left_alone(void **state)
@@ -160,8 +175,9 @@ static int make_dir(void **state)
 
 static int remove_dir(void **state)
 {
-    static const char *const files[] = {"snapshots", "workspaces", "sandboxes", "refused", "open", "state.json"};
-    static const char *const endings[] = {"", "-wal", "-shm"};
+    static const char *const files[] = {"snapshots", "workspaces", "sandboxes", "refused",
+                                        "open",      "alone",      "state.json"};
+    static const char *const endings[] = {"", "-wal"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         for (size_t e = 0; e < sizeof endings / sizeof *endings; e++) {
             char name[sizeof path + 8];
@@ -178,7 +194,8 @@ int main(void)
         cmocka_unit_test(so_are_workspaces),
         cmocka_unit_test(no_sandbox_waits_for_the_disk),
         cmocka_unit_test(one_that_cannot_be_written_leaves_all_as_it_was),
-        cmocka_unit_test(what_was_committed_is_there_without_a_closing),
+        cmocka_unit_test(what_was_committed_outlives_the_process),
+        cmocka_unit_test(an_open_file_is_one_process_s_alone),
         cmocka_unit_test(a_stranger_s_file_is_refused_and_left_alone),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
