@@ -5,8 +5,10 @@
 
 #include "base/own.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -150,6 +152,44 @@ static void an_open_file_is_one_process_s_alone(void **state)
     registry_close(registry);
 }
 
+static atomic_bool enough;
+
+static int ignore_workspace(void *arg, const struct workspace_row *row)
+{
+    return 0;
+}
+
+static void *walk_on(void *arg)
+{
+    while (!atomic_load(&enough))
+        assert_int_equal(registry_workspaces_each(registry, ignore_workspace, NULL, NULL), 0);
+    return NULL;
+}
+
+/* A walk between the pages of a transaction took its place in the journal back, and the next one wrote over it. */
+static void walks_disturb_no_writer_of_another_thread(void **state)
+{
+    struct err err;
+    unsigned count = 0;
+    pthread_t walker;
+    opened("walked");
+    atomic_store(&enough, false);
+    assert_int_equal(pthread_create(&walker, NULL, walk_on, NULL), 0);
+    for (int i = 0; i < 2000; i++) {
+        assert_int_equal(registry_snapshot_add(registry, &snapshot, &err), 0);
+        assert_int_equal(registry_snapshot_set(registry, snapshot.id, ROW_READY, "", &err), 0);
+        if (i < 1999)
+            assert_int_equal(registry_snapshot_remove(registry, snapshot.id, &err), 0);
+    }
+    atomic_store(&enough, true);
+    assert_int_equal(pthread_join(walker, NULL), 0);
+    registry_close(registry);
+    opened("walked");
+    assert_int_equal(registry_snapshots_each(registry, count_row, &count, NULL), 0);
+    assert_int_equal(count, 1);
+    registry_close(registry);
+}
+
 static void a_stranger_s_file_is_refused_and_left_alone(void **state)
 {
     struct err err;
@@ -176,7 +216,7 @@ static int make_dir(void **state)
 static int remove_dir(void **state)
 {
     static const char *const files[] = {"snapshots", "workspaces", "sandboxes", "refused",
-                                        "open",      "alone",      "state.json"};
+                                        "open",      "alone",      "walked",    "state.json"};
     static const char *const endings[] = {"", "-wal"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         for (size_t e = 0; e < sizeof endings / sizeof *endings; e++) {
@@ -196,6 +236,7 @@ int main(void)
         cmocka_unit_test(one_that_cannot_be_written_leaves_all_as_it_was),
         cmocka_unit_test(what_was_committed_outlives_the_process),
         cmocka_unit_test(an_open_file_is_one_process_s_alone),
+        cmocka_unit_test(walks_disturb_no_writer_of_another_thread),
         cmocka_unit_test(a_stranger_s_file_is_refused_and_left_alone),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
