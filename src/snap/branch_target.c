@@ -234,7 +234,9 @@ static int replace_machine(struct target *t, struct err *err)
     if (rc < 0)
         return rc;
     struct machine *made = machine_new(&config, t->machine->gmem.base, err);
-    rc = made ? machine_state_read(made, state, t->state_len, err) : -err->code;
+    if (!made)
+        return -err->code;
+    rc = machine_state_read(made, state, t->state_len, err);
     if (rc == 0 && config.disk)
         rc = take_layers(t, &made->disk, err);
     if (rc < 0) {

@@ -535,6 +535,7 @@ static void stream(struct ctl_message *m)
     struct err err;
     me.streams++;
     if (me.streams == word_number("stream=hang:")) {
+        fprintf(stderr, "fake-vmm: STREAM was heard\n");
         steal_fd(&m->fd[CTL_FD_PEER]); /* until the end of this process */
     } else if (me.streams == word_number("stream=refused:")) {
         err_say(&err, ENOMEM, "map the bitmaps of written pages: Cannot allocate memory");

@@ -159,6 +159,14 @@ static int ignore_workspace(void *arg, const struct workspace_row *row)
     return 0;
 }
 
+static int count_sandbox(void *arg, const struct sandbox_row *row)
+{
+    unsigned *count = arg;
+    assert_int_equal(row->state, ROW_READY);
+    ++*count;
+    return 0;
+}
+
 static void *walk_on(void *arg)
 {
     while (!atomic_load(&enough))
@@ -175,17 +183,17 @@ static void walks_disturb_no_writer_of_another_thread(void **state)
     opened("walked");
     atomic_store(&enough, false);
     assert_int_equal(pthread_create(&walker, NULL, walk_on, NULL), 0);
-    for (int i = 0; i < 2000; i++) {
-        assert_int_equal(registry_snapshot_add(registry, &snapshot, &err), 0);
-        assert_int_equal(registry_snapshot_set(registry, snapshot.id, ROW_READY, "", &err), 0);
-        if (i < 1999)
-            assert_int_equal(registry_snapshot_remove(registry, snapshot.id, &err), 0);
+    for (int i = 0; i < 5000; i++) {
+        if (i)
+            assert_int_equal(registry_sandbox_remove(registry, sandbox.id, &err), 0);
+        assert_int_equal(registry_sandboxes_add(registry, &sandbox, 1, &err), 0);
+        assert_int_equal(registry_sandboxes_ready(registry, &sandbox, 1, &err), 0);
     }
     atomic_store(&enough, true);
     assert_int_equal(pthread_join(walker, NULL), 0);
     registry_close(registry);
     opened("walked");
-    assert_int_equal(registry_snapshots_each(registry, count_row, &count, NULL), 0);
+    assert_int_equal(registry_sandboxes_each(registry, count_sandbox, &count, NULL), 0);
     assert_int_equal(count, 1);
     registry_close(registry);
 }
