@@ -70,6 +70,11 @@ void child_watch(struct agent *agent, struct child *child, pid_t pid)
     list_append(&agent->children, &child->link);
 }
 
+void child_mark(struct agent *agent, const char *kind, char mark[CHILD_MARK_MAX])
+{
+    snprintf(mark, CHILD_MARK_MAX, "FORKD_EXEC=%s%d-%llu", kind, getpid(), (unsigned long long)++agent->command_serial);
+}
+
 /* One process as /proc/PID/stat tells it. */
 struct process {
     pid_t pid, parent, session;

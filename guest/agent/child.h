@@ -20,6 +20,11 @@ int children_init(struct agent *agent, struct err *err);
 
 void child_watch(struct agent *agent, struct child *child, pid_t pid);
 
+enum { CHILD_MARK_MAX = 64 };
+
+/* A mark for child_kill_tree() that nothing else carries, what another agent in sight has started included. */
+void child_mark(struct agent *agent, const char *kind, char mark[CHILD_MARK_MAX]);
+
 /* Kills the leader of a session and everything that came of it, as far as that can be told: its process group,
  * its session, its descendants, and processes that carry `mark` (NAME=value) in the environment they were
  * started with. What has left the session, was orphaned and has replaced its environment is missed. The leader

@@ -261,7 +261,7 @@ static void command_reset(struct command *c, struct agent *agent, const struct c
     c->total[0] = c->total[1] = 0;
     c->input = (struct buf){0};
     c->input_ended = !spec->input_stream;
-    snprintf(c->mark, sizeof c->mark, "FORKD_EXEC=%llu", (unsigned long long)++agent->command_serial);
+    child_mark(agent, "", c->mark);
 }
 
 int command_start(struct command *c, struct agent *agent, const struct command_spec *spec, struct err *err)

@@ -51,7 +51,7 @@ struct command {
     bool timed_out;
     bool paused;
     uint64_t limit;
-    char mark[48];
+    char mark[CHILD_MARK_MAX];
 
     struct loop_source in_source, out_source[2];
     int in_fd, out_fd[2];

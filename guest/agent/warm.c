@@ -37,7 +37,7 @@ struct warm {
     enum warm_state state;
 
     struct child child;
-    char mark[48];
+    char mark[CHILD_MARK_MAX];
     int work_fd, control_fd, out_fd[2];
     struct loop_source work_source, control_source, out_source[2];
     struct buf from, to;
@@ -425,7 +425,7 @@ static int warm_start(struct warm *w, struct err *err)
 {
     char python[] = "python3";
     char *const argv[] = {w->options.python ? (char *)w->options.python : python, (char *)w->options.helper, NULL};
-    snprintf(w->mark, sizeof w->mark, "FORKD_EXEC=warm-%llu", (unsigned long long)++w->agent->command_serial);
+    child_mark(w->agent, "warm-", w->mark);
     own_free char **env = strv_env(w->agent->env, (struct agent_list){0}, w->mark);
     struct launch launch = {.argv = argv, .env = env, .fds = {-1, -1, -1, -1, -1}, .fd_count = LAUNCH_FDS_MAX};
     /* Until the helper has its handlers, an interrupt or a reseed waits. */
