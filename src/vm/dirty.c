@@ -35,20 +35,27 @@ void dirty_destroy(struct dirty *dirty)
 /* A slot begins at a multiple of 64 pages of RAM: both bounds of the hole are. */
 _Static_assert(GMEM_LOW_END % (64 * GMEM_PAGE) == 0, "the high slot's bits begin at a word");
 
-/* The log of a slot that has `pages` pages of RAM. Cleared is from the first word that is not zero to the last. */
+/* Clears what `log` has set, a piece at a time: KVM holds its lock over a piece, write-protecting page by page, and a
+ * CPU that writes waits for it. */
+static int clear_slot(const struct machine *m, uint32_t slot, const uint64_t *log, uint64_t pages, struct err *err)
+{
+    enum { PIECE_WORDS = 64 };
+    int rc = 0;
+    size_t words = bitmap_words(pages), next;
+    for (size_t at = bitmap_next(log, words, 0); rc == 0 && at < words; at = bitmap_next(log, words, next)) {
+        next = words - at < PIECE_WORDS ? words : at + PIECE_WORDS;
+        uint64_t last = next * 64 < pages ? next * 64 : pages;
+        rc = kvm_dirty_clear(m->vm_fd, slot, at * 64, (uint32_t)(last - at * 64), log + at, err);
+    }
+    return rc;
+}
+
+/* The log of a slot that has `pages` pages of RAM. */
 static int fetch_slot(const struct machine *m, uint32_t slot, uint64_t *log, uint64_t pages, bool clear,
                       struct err *err)
 {
     int rc = kvm_dirty_get(m->vm_fd, slot, log, err);
-    if (rc < 0 || !clear)
-        return rc;
-    size_t end = bitmap_words(pages), first = bitmap_next(log, end, 0);
-    if (first == end)
-        return 0;
-    while (!log[end - 1])
-        end--;
-    uint64_t last = end * 64 < pages ? end * 64 : pages;
-    return kvm_dirty_clear(m->vm_fd, slot, first * 64, (uint32_t)(last - first * 64), log + first, err);
+    return rc < 0 || !clear ? rc : clear_slot(m, slot, log, pages, err);
 }
 
 static int fetch(struct dirty *dirty, struct machine *m, struct bitmap_summed *into, bool clear, struct err *err)
