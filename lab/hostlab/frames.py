@@ -24,6 +24,7 @@ class Frame(enum.IntEnum):
     FETCH = 4  # JSON: dir; answered by TAR frames, the last one empty
     DMESG = 5  # answered by NOTE
     HOLD = 6  # keep the CPU until HELLO comes; answered by READY
+    NUDGE = 7  # nothing: its interrupt is what it is for (docs/lab.md, Nudges)
     # host -> lab/run
     READY = 16  # JSON: error, empty when all is well
     OUT = 17  # bytes of the command's stdout

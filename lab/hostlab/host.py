@@ -27,6 +27,7 @@ from .say import LabError, say
 
 CONSOLE_TAIL = 32 << 10
 SEED_BYTES = 64
+NUDGE_SECONDS = 1.0
 # What an oops of the emulated kernel looks like. Running out of memory, or the
 # end of pid 1, is the command's doing and not one.
 OOPS = re.compile(
@@ -115,6 +116,17 @@ class Host:
                 key.data()
         return self._queue.pop(0)
 
+    def _frame_nudged(self, end):
+        """As _frame(), from a host that runs a command and may have lost an interrupt."""
+        while True:
+            nudge = time.monotonic() + NUDGE_SECONDS
+            try:
+                return self._frame(nudge if end is None else min(nudge, end))
+            except TimedOut:
+                if end is not None and time.monotonic() >= end:
+                    raise
+                self._send(Frame.NUDGE)
+
     def _send(self, kind, **fields):
         try:
             self._qemu.channel.sendall(frame_pack(kind, json.dumps(fields).encode()))
@@ -152,7 +164,7 @@ class Host:
 
     def _until_exit(self, end, stdout):
         while True:
-            kind, payload = self._frame(end)
+            kind, payload = self._frame_nudged(end)
             if kind == Frame.OUT:
                 output_write(stdout, payload)
             elif kind == Frame.ERR:
