@@ -88,7 +88,7 @@ static int template_stage(struct controller *c, const struct snapshot *s, const 
                           struct vmm *template, struct err *err)
 {
     const struct vmm_image image = {.image = m->image, .memory = m->fd[CTL_FD_MEMORY], .state = m->fd[CTL_FD_STATE]};
-    struct seat seat = {.listen = -1};
+    struct seat seat = SEAT_EMPTY;
     own_fd int leaf = -1;
     int rc = s->tree->cgroup < 0 ? tree_open(s->tree, c->cgroup, err) : 0;
     if (rc == 0)
@@ -124,9 +124,7 @@ static void undo(struct controller *c, struct snapshot *s, struct vmm *template)
 /* Nobody talks to a template that is dead, and its descriptors are not needed by anybody. */
 static int commit(struct controller *c, struct snapshot *s, struct vmm *template, uint64_t image_bytes, struct err *err)
 {
-    int rc = registry_snapshot_image(c->registry, template->id, image_bytes, err);
-    if (rc == 0)
-        rc = registry_snapshot_set(c->registry, template->id, ROW_READY, "", err);
+    int rc = registry_snapshot_ready(c->registry, template->id, image_bytes, err);
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&s->spawning);
@@ -146,8 +144,9 @@ static int commit(struct controller *c, struct snapshot *s, struct vmm *template
 
 static int load(struct controller *c, struct snapshot *s, struct err *err)
 {
-    struct ctl_message image = {0};
+    struct ctl_message image;
     struct vmm template = VMM_EMPTY;
+    ctl_message_init(&image, CTL_IMAGE, 0);
     memcpy(template.id, s->template.id, sizeof template.id);
     memcpy(template.secret, s->template.secret, sizeof template.secret);
     int rc = image_stage(c, s, &image, err);

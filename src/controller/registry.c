@@ -322,16 +322,27 @@ static int branch_set(struct registry *r, const char *id, const struct rest_bran
 }
 _Static_assert(REST_KICK == 0 && REST_RESUME == 4 && REST_PHASES == 5, "as BRANCH_SET has them");
 
+static int state_set(struct registry *r, const char *id, enum row_state state, const char *reason, struct err *err)
+{
+    bind_text(r->stmt[SNAPSHOT_SET], 1, id);
+    sqlite3_bind_int(r->stmt[SNAPSHOT_SET], 2, state);
+    bind_text(r->stmt[SNAPSHOT_SET], 3, reason);
+    return step(r, SNAPSHOT_SET, err);
+}
+
+static int image_set(struct registry *r, const char *id, uint64_t bytes, struct err *err)
+{
+    bind_text(r->stmt[SNAPSHOT_IMAGE], 1, id);
+    bind_number(r->stmt[SNAPSHOT_IMAGE], 2, bytes);
+    return step(r, SNAPSHOT_IMAGE, err);
+}
+
 int registry_snapshot_set(struct registry *r, const char *id, enum row_state state, const char *reason, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    sqlite3_stmt *stmt = r->stmt[SNAPSHOT_SET];
-    bind_text(stmt, 1, id);
-    sqlite3_bind_int(stmt, 2, state);
-    bind_text(stmt, 3, reason);
     int rc = lasting_begin(r, err);
     if (rc == 0)
-        rc = step(r, SNAPSHOT_SET, err);
+        rc = state_set(r, id, state, reason, err);
     rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
@@ -340,11 +351,22 @@ int registry_snapshot_set(struct registry *r, const char *id, enum row_state sta
 int registry_snapshot_image(struct registry *r, const char *id, uint64_t bytes, struct err *err)
 {
     pthread_mutex_lock(&r->lock);
-    bind_text(r->stmt[SNAPSHOT_IMAGE], 1, id);
-    bind_number(r->stmt[SNAPSHOT_IMAGE], 2, bytes);
     int rc = lasting_begin(r, err);
     if (rc == 0)
-        rc = step(r, SNAPSHOT_IMAGE, err);
+        rc = image_set(r, id, bytes, err);
+    rc = lasting_finish(r, rc, err);
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+int registry_snapshot_ready(struct registry *r, const char *id, uint64_t image_bytes, struct err *err)
+{
+    pthread_mutex_lock(&r->lock);
+    int rc = lasting_begin(r, err);
+    if (rc == 0)
+        rc = image_set(r, id, image_bytes, err);
+    if (rc == 0)
+        rc = state_set(r, id, ROW_READY, "", err);
     rc = lasting_finish(r, rc, err);
     pthread_mutex_unlock(&r->lock);
     return rc;
@@ -354,12 +376,8 @@ int registry_branch_ready(struct registry *r, const char *id, const struct rest_
 {
     pthread_mutex_lock(&r->lock);
     int rc = lasting_begin(r, err);
-    if (rc == 0) {
-        bind_text(r->stmt[SNAPSHOT_SET], 1, id);
-        sqlite3_bind_int(r->stmt[SNAPSHOT_SET], 2, ROW_READY);
-        bind_text(r->stmt[SNAPSHOT_SET], 3, "");
-        rc = step(r, SNAPSHOT_SET, err);
-    }
+    if (rc == 0)
+        rc = state_set(r, id, ROW_READY, "", err);
     if (rc == 0)
         rc = branch_set(r, id, branch, err);
     if (rc == 0) {

@@ -77,7 +77,9 @@ int registry_snapshot_add(struct registry *registry, const struct snapshot_row *
 /* Of one that is hidden nothing changes any more: who deleted it was there first. */
 int registry_snapshot_set(struct registry *registry, const char *id, enum row_state state, const char *reason,
                           struct err *err);
-/* The size of the image that is its own. */
+/* It is ready, with an image of its own of that size. */
+int registry_snapshot_ready(struct registry *registry, const char *id, uint64_t image_bytes, struct err *err);
+/* The size of the image that is its own, where it has a new one. */
 int registry_snapshot_image(struct registry *registry, const char *id, uint64_t bytes, struct err *err);
 /* The branch `id` is complete and ready: what it took, and that its source's next branch begins there. */
 int registry_branch_ready(struct registry *registry, const char *id, const struct rest_branch *branch, struct err *err);

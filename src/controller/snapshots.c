@@ -217,9 +217,7 @@ static int make(struct controller *c, struct snapshot *s, const struct guest_fil
     fd_close(&image.state);
     s->stage = STAGE_NONE;
     if (rc == 0)
-        rc = registry_snapshot_image(c->registry, s->template.id, s->image_bytes, err);
-    if (rc == 0)
-        rc = registry_snapshot_set(c->registry, s->template.id, ROW_READY, "", err);
+        rc = registry_snapshot_ready(c->registry, s->template.id, s->image_bytes, err);
     return rc;
 }
 

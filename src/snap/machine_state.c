@@ -119,15 +119,10 @@ static int read_clock(const struct state_reader *r, struct kvm_clock_data *clock
 static int read_instant(const struct state_reader *r, struct machine_instant *instant, struct err *err)
 {
     struct unpack u;
-    struct err none;
     *instant = (struct machine_instant){0};
-    int rc = state_reader_section(r, STATE_INSTANT, 0, PART_VERSION, &u, &none);
-    if (rc == -ENOENT)
-        return 0;
-    if (rc < 0) {
-        *err = none;
-        return rc;
-    }
+    int rc = state_reader_section(r, STATE_INSTANT, 0, PART_VERSION, &u, err);
+    if (rc < 0)
+        return rc == -ENOENT ? 0 : rc;
     instant->source = unpack_u64(&u);
     instant->number = unpack_u64(&u);
     return section_done(&u, STATE_INSTANT, err);

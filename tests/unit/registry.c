@@ -65,6 +65,8 @@ static void snapshots_are_on_the_disk_when_a_function_returns(void **state)
     assert_true(looked() > 0);
     assert_int_equal(registry_snapshot_set(registry, snapshot.id, ROW_READY, "", NULL), 0);
     assert_true(looked() > 0);
+    assert_int_equal(registry_snapshot_ready(registry, snapshot.id, 8192, NULL), 0);
+    assert_int_equal(looked(), 1); /* size and state in one */
     assert_int_equal(registry_branch_ready(registry, snapshot.id, &branch, NULL), 0);
     assert_true(looked() > 0);
     assert_int_equal(registry_snapshot_remove(registry, snapshot.id, NULL), 0);
