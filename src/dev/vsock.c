@@ -298,6 +298,15 @@ static void vsock_reset(struct virtio_dev *dev)
     vsock->refusals = 0;
 }
 
+/* Whether the guest believes in a connection, or may: it has not yet taken in that the last ones are gone. */
+static bool is_believed(const struct vsock *vsock)
+{
+    bool any = vsock->reset_pending || vsock->gated;
+    list_for_each (n, &vsock->conns)
+        any |= conn_is_known(list_entry(n, struct vsock_conn, link));
+    return any;
+}
+
 static void vsock_save(struct virtio_dev *dev, struct pack *p)
 {
     const struct vsock *vsock = (const struct vsock *)dev;
@@ -308,7 +317,7 @@ static void vsock_save(struct virtio_dev *dev, struct pack *p)
         pack_u32(p, vsock->refusal[i].host_port);
         pack_u32(p, vsock->refusal[i].guest_port);
     }
-    /* Whether a reset is pending or being taken in does not matter: what loads this begins with one. */
+    pack_u8(p, is_believed(vsock));
 }
 
 static int vsock_load(struct virtio_dev *dev, struct unpack *u, struct err *err)
@@ -323,13 +332,15 @@ static int vsock_load(struct virtio_dev *dev, struct unpack *u, struct err *err)
         vsock->refusal[i].host_port = unpack_u32(u);
         vsock->refusal[i].guest_port = unpack_u32(u);
     }
+    /* States of before this was told end here: then a reset is due. */
+    bool believed = unpack_done(u) || unpack_u8(u);
     if (u->bad)
         return err_say(err, EINVAL, "the device's state is cut off");
     vsock->event_buffers = event_buffers;
     vsock->next_host_port = next_host_port;
     vsock->refusals = refusals;
     vsock->tx_blocked = false;
-    vsock->gated = vsock->reset_pending = virtio_is_running(dev);
+    vsock->gated = vsock->reset_pending = believed && virtio_is_running(dev);
     return 0;
 }
 
@@ -411,12 +422,13 @@ int vsock_attach(struct vsock *vsock, struct loop *loop, int listen_fd, struct e
 
 void vsock_detach(struct vsock *vsock)
 {
+    /* Its next life begins with their reset. */
+    bool believed = is_believed(vsock) && virtio_is_running(&vsock->virtio);
     list_for_each_safe (n, &vsock->conns)
         conn_free(list_entry(n, struct vsock_conn, link));
     if (!vsock->loop)
         return;
-    /* The guest still believes in its connections; its next life begins with their reset. */
-    vsock->gated = vsock->reset_pending = virtio_is_running(&vsock->virtio);
+    vsock->gated = vsock->reset_pending = believed;
     loop_remove(vsock->loop, &vsock->listener);
     loop_timer_clear(&vsock->accept_again);
     vsock->loop = NULL;

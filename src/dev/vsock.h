@@ -15,7 +15,8 @@
  * the sockets it believes connected. Until the driver has taken that event in, nothing is delivered to the guest
  * (the device is *gated*): a new connection must not be reset with the old ones. The driver has taken it in when
  * every buffer it lends to the event queue is back there. If it lends none at the moment of the fork, the event
- * is pending until it does. Clients that connect meanwhile wait. The source of the fork notices nothing.
+ * is pending until it does. Clients that connect meanwhile wait. The source of the fork notices nothing. Where the
+ * guest knew of no connection there is none to reset, and a client of the fork is served at once.
  *
  * Invariants.
  * 1. While gated there is no connection that the guest knows of, and nothing is put into the receive queue.

@@ -69,12 +69,16 @@ void conn_kill(struct vsock_conn *conn)
     shutdown(conn->fd, SHUT_RDWR);
 }
 
+bool conn_is_known(const struct vsock_conn *conn)
+{
+    return conn->state != CONN_GREETING && conn->state != CONN_DEAD && !(conn->owes & OWES_REQUEST);
+}
+
 struct vsock_conn *conn_find(struct vsock *vsock, uint32_t host_port, uint32_t guest_port)
 {
     list_for_each (n, &vsock->conns) {
         struct vsock_conn *conn = list_entry(n, struct vsock_conn, link);
-        bool known = conn->state != CONN_GREETING && conn->state != CONN_DEAD && !(conn->owes & OWES_REQUEST);
-        if (known && conn->host_port == host_port && conn->guest_port == guest_port)
+        if (conn_is_known(conn) && conn->host_port == host_port && conn->guest_port == guest_port)
             return conn;
     }
     return NULL;

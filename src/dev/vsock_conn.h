@@ -87,7 +87,9 @@ void conn_new(struct vsock *vsock, int fd);
 void conn_free(struct vsock_conn *conn);
 /* Any state -> dead, or freed if the loop does not watch it. From any thread. */
 void conn_kill(struct vsock_conn *conn);
-/* The connection of a packet, in a state in which the guest may know it; NULL if there is none. */
+/* Whether the guest may know it. */
+bool conn_is_known(const struct vsock_conn *conn);
+/* The connection of a packet, of those that are known; NULL if there is none. */
 struct vsock_conn *conn_find(struct vsock *vsock, uint32_t host_port, uint32_t guest_port);
 /* A packet of the guest's to a connection, with hdr->len bytes of payload in the chain behind the header. May
  * free the connection. What it owes after that is the caller's to pay. */

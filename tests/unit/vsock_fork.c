@@ -49,8 +49,11 @@ static void a_fork_of_a_fork_of_a_fork_answers(void **state)
 {
     struct life *l = life_new();
     for (int depth = 0; depth < 12; depth++) {
+        uint32_t port;
+        int old = life_open_stream(l, &port, 1 << 16);
         struct life *child = life_fork(l);
         life_end(l);
+        close(old);
         l = child;
         int fd = client_connect(l, "CONNECT 52\n");
         guest_expect_nothing(l);
@@ -66,11 +69,14 @@ static void forks_in_a_row_that_the_guest_had_no_time_for_lose_no_reset(void **s
 {
     for (int depth = 1; depth <= EVENT_BUFFERS + 3; depth++) {
         struct life *l = life_new();
+        uint32_t port;
+        int old = life_open_stream(l, &port, 1 << 16);
         for (int i = 0; i < depth; i++) {
             struct life *child = life_fork(l);
             life_end(l);
             l = child;
         }
+        close(old);
         int fd = client_connect(l, "CONNECT 52\n");
         guest_expect_nothing(l);
         assert_int_equal(l->vsock.reset_pending, depth > EVENT_BUFFERS);
@@ -88,9 +94,12 @@ static void forks_in_a_row_that_the_guest_had_no_time_for_lose_no_reset(void **s
 /* The driver was in the middle of the last fork's event when it was forked again, and finishes that first. */
 static void an_acknowledgement_of_an_earlier_reset_does_not_open_the_gate(void **state)
 {
-    struct life *l = life_new(), *first = life_fork(l);
+    struct life *l = life_new();
+    uint32_t len, port;
     uint16_t head;
-    uint32_t len;
+    int old = life_open_stream(l, &port, 1 << 16);
+    struct life *first = life_fork(l);
+    close(old);
     assert_true(driver_take(&first->d, EVENT, &head, &len)); /* acted upon, not given back yet */
     struct life *second = life_fork(first);
     int fd = client_connect(second, "CONNECT 52\n");
@@ -105,10 +114,59 @@ static void an_acknowledgement_of_an_earlier_reset_does_not_open_the_gate(void *
     life_end(l);
 }
 
+/* Nothing there that a reset would end: its connections were refused, and closed by both sides. */
+static void a_fork_of_a_guest_without_connections_serves_its_clients_at_once(void **state)
+{
+    struct life *l = life_new();
+    uint32_t port;
+    int old = life_open_stream(l, &port, 1 << 16), unfinished = client_connect(l, "CONN");
+    guest_shut(l, port, VSOCK_SHUTDOWN_RECEIVE | VSOCK_SHUTDOWN_SEND);
+    struct life *closing = life_fork(l); /* the answer lies in its ring, not yet seen */
+    guest_expect(l, VSOCK_OP_RST);
+    guest_send(l, guest_hdr(VSOCK_OP_REQUEST, 80, 1000), NULL);
+    guest_expect(l, VSOCK_OP_RST);
+
+    struct life *child = life_fork(l);
+    int fd = client_connect(child, "CONNECT 52\n");
+    assert_int_equal(guest_events(child), 0);
+    guest_expect(child, VSOCK_OP_REQUEST);
+    int other = client_connect(closing, "CONNECT 52\n");
+    guest_expect(closing, VSOCK_OP_RST);
+    guest_expect(closing, VSOCK_OP_REQUEST);
+    close(other);
+    close(fd);
+    close(unfinished);
+    close(old);
+    life_end(closing);
+    life_end(child);
+    life_end(l);
+}
+
+/* Of any that the guest may know of: asked for, open, or ended on one side. */
+static void a_fork_of_a_guest_with_any_connection_resets_it(void **state)
+{
+    for (int stage = 0; stage < 3; stage++) {
+        struct life *l = life_new();
+        uint32_t port;
+        int fd = stage ? life_open_stream(l, &port, 1 << 16) : client_connect(l, "CONNECT 52\n");
+        if (stage == 2)
+            guest_shut(l, port, VSOCK_SHUTDOWN_SEND);
+        struct life *child = life_fork(l);
+        assert_true(child->vsock.gated);
+        assert_int_equal(guest_events(child), 1);
+        assert_false(child->vsock.gated);
+        close(fd);
+        life_end(child);
+        life_end(l);
+    }
+}
+
 static void a_doorbell_rung_across_a_fork_is_answered(void **state)
 {
     struct life *l = life_new();
     struct packet p;
+    uint32_t port;
+    int old = life_open_stream(l, &port, 1 << 16);
     for (uint32_t i = 0; i < RX_BUFFERS + 2; i++)
         guest_send(l, guest_hdr(VSOCK_OP_REQUEST, VSOCK_DOORBELL, 7000 + i), NULL);
     struct life *child = life_fork(l);
@@ -118,6 +176,7 @@ static void a_doorbell_rung_across_a_fork_is_answered(void **state)
     guest_events(child);
     assert_int_equal(guest_expect(child, VSOCK_OP_RST).hdr.dst_port, 7000 + RX_BUFFERS);
     assert_int_equal(guest_expect(child, VSOCK_OP_RST).hdr.dst_port, 7000 + RX_BUFFERS + 1);
+    close(old);
     life_end(child);
     life_end(l);
 }
@@ -165,13 +224,27 @@ static void malformed_state_is_refused(void **state)
     assert_int_equal(l->vsock.refusals, 1);
     virtio_save(&l->vsock.virtio, &p);
     assert_false(p.full);
-    for (size_t i = 0; i < p.len; i++) {
+    for (size_t i = 0; i + 1 < p.len; i++) {
         struct unpack u = unpack_from(buf, i);
         assert_true(virtio_load(&l->vsock.virtio, &u, NULL) < 0);
     }
-    buf[p.len - 9] = 0xff; /* the number of refusals */
+    buf[p.len - 10] = 0xff; /* the number of refusals */
     struct unpack u = unpack_from(buf, p.len);
     assert_true(virtio_load(&l->vsock.virtio, &u, NULL) < 0);
+    life_end(l);
+}
+
+static void a_state_that_does_not_tell_of_connections_is_reset(void **state)
+{
+    struct life *l = life_new();
+    uint8_t buf[1024];
+    struct pack p = pack_into(buf, sizeof buf);
+    virtio_save(&l->vsock.virtio, &p);
+    struct unpack u = unpack_from(buf, p.len), older = unpack_from(buf, p.len - 1);
+    assert_int_equal(virtio_load(&l->vsock.virtio, &u, NULL), 0);
+    assert_false(l->vsock.gated);
+    assert_int_equal(virtio_load(&l->vsock.virtio, &older, NULL), 0);
+    assert_true(l->vsock.gated && l->vsock.reset_pending);
     life_end(l);
 }
 
@@ -182,6 +255,9 @@ int main(void)
         cmocka_unit_test(a_fork_of_a_fork_of_a_fork_answers),
         cmocka_unit_test(forks_in_a_row_that_the_guest_had_no_time_for_lose_no_reset),
         cmocka_unit_test(an_acknowledgement_of_an_earlier_reset_does_not_open_the_gate),
+        cmocka_unit_test(a_fork_of_a_guest_without_connections_serves_its_clients_at_once),
+        cmocka_unit_test(a_fork_of_a_guest_with_any_connection_resets_it),
+        cmocka_unit_test(a_state_that_does_not_tell_of_connections_is_reset),
         cmocka_unit_test(a_doorbell_rung_across_a_fork_is_answered),
         cmocka_unit_test(a_fork_before_the_driver_came_is_not_gated),
         cmocka_unit_test(malformed_state_is_refused),
