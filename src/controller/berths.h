@@ -14,13 +14,13 @@
 #ifndef FORKD_CONTROLLER_BERTHS_H
 #define FORKD_CONTROLLER_BERTHS_H
 
+#include "controller/registry.h"
 #include "controller/rundir.h"
 #include "controller/vmm_client.h"
 #include "controller/workers.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
-
-struct controller;
 
 struct berth {
     char id[CTL_ID_MAX];
@@ -33,6 +33,9 @@ struct berth {
 enum { BERTHS_READY = 8 };
 
 struct berths {
+    struct rundir *run;
+    struct registry *registry;
+    struct workers *workers;
     pthread_mutex_t lock; /* guards what follows */
     unsigned ready;
     struct berth berth[BERTHS_READY];
@@ -40,19 +43,20 @@ struct berths {
     atomic_bool refilling;
 };
 
-void berths_init(struct berths *berths);
+/* Borrows what berths are made in, until berths_close(). */
+void berths_init(struct berths *berths, struct rundir *run, struct registry *registry, struct workers *workers);
 /* Removes those that lie ready; no more calls. */
-void berths_close(struct controller *c);
+void berths_close(struct berths *berths);
 /* Has them made anew where half of them were given out. */
-void berths_refill(struct controller *c);
+void berths_refill(struct berths *berths);
 
 /* Names `n` berths, whose rows are committed: first those that lie ready. On failure none is taken. */
-int berths_take(struct controller *c, struct berth *into, unsigned n, struct err *err);
+int berths_take(struct berths *berths, struct berth *into, unsigned n, struct err *err);
 /* Makes the seat of one that has none yet, without a layer where none is wanted. */
-int berth_furnish(struct controller *c, struct berth *berth, bool with_layer, struct err *err);
+int berth_furnish(struct berths *berths, struct berth *berth, bool with_layer, struct err *err);
 /* Puts the seat in its place. Until then it is found on the shelf as well, by a later controller too: so there is time
  * for it while the sandbox comes up. */
-int berth_settle(struct controller *c, struct berth *berth, struct err *err);
+int berth_settle(struct berths *berths, struct berth *berth, struct err *err);
 /* Closes the descriptors. */
 void berth_close(struct berth *berth);
 

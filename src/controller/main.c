@@ -119,8 +119,8 @@ static int open_controller(struct controller *c, const struct options *o, struct
     if (rc < 0)
         return rc;
     open_cgroup(c);
-    berths_init(&c->berths);
     rc = workers_start(&c->workers, THREADS_MAX, err);
+    berths_init(&c->berths, &c->run, c->registry, c->workers);
     if (rc == 0)
         rc = monitor_start(c, &c->monitor, err);
     if (rc == 0)
@@ -164,7 +164,7 @@ static void close_controller(struct controller *c)
     monitor_stop(c->monitor);
     durable_stop(c);
     workers_stop(c->workers);
-    berths_close(c);
+    berths_close(&c->berths);
     workspaces_destroy(&c->workspaces);
     fleet_destroy(&c->fleet);
     registry_close(c->registry);

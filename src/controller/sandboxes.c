@@ -82,7 +82,7 @@ static int child_fork(struct controller *c, struct sandbox *b, struct seat seat,
 static int child_meanwhile(struct batch *batch, unsigned i, struct err *err)
 {
     struct berth *berth = &batch->berth[i];
-    int rc = berth_settle(batch->c, berth, err);
+    int rc = berth_settle(&batch->c->berths, berth, err);
     seat_close(&berth->seat); /* so that the call ends when the child does */
     if (rc == 0 && i == 0 && batch->rows)
         rc = registry_sandboxes_ready(batch->c->registry, batch->rows, batch->n, err);
@@ -95,7 +95,7 @@ static int child_start(struct batch *batch, unsigned i, struct err *err)
 {
     struct sandbox *b = batch->box[i];
     struct berth *berth = &batch->berth[i];
-    int rc = berth_furnish(batch->c, berth, b->base->has_disk, err);
+    int rc = berth_furnish(&batch->c->berths, berth, b->base->has_disk, err);
     if (rc == 0)
         rc = child_fork(batch->c, b, berth->seat, err);
     if (rc < 0)
@@ -276,7 +276,7 @@ static int boxes_make(struct controller *c, struct snapshot *base, const struct 
 
 static int boxes_name(struct controller *c, struct sandbox **box, struct berth *berth, unsigned n, struct err *err)
 {
-    int rc = berths_take(c, berth, n, err);
+    int rc = berths_take(&c->berths, berth, n, err);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
         memcpy(box[i]->vmm.id, berth[i].id, sizeof box[i]->vmm.id);
         memcpy(box[i]->vmm.secret, berth[i].secret, sizeof box[i]->vmm.secret);
@@ -355,7 +355,7 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const cha
         snapshot_children_left(c, base, rq->n);
     } else {
         *made = box;
-        berths_refill(c);
+        berths_refill(&c->berths);
         settle_consider(c, base, rq->n);
     }
     snapshot_unref(&c->fleet, base);
