@@ -16,9 +16,8 @@
 #include "base/own.h"
 #include "controller/durable.h"
 #include "controller/leaf.h"
-#include "controller/monitor.h"
-#include "controller/sandboxes.h"
-#include "controller/snapshots.h"
+#include "controller/sandbox_watch.h"
+#include "controller/templates.h"
 
 #include <string.h>
 
@@ -146,7 +145,7 @@ static void snapshot_settle(struct controller *c, const struct snapshot_row *row
         snapshot_finish(c, s);
         adoption->undone++;
     } else if (fate == LIVES) {
-        monitor_watch_snapshot(c->monitor, s);
+        snapshot_watch(c, s);
         adoption->snapshots++;
     } else if (row->state == ROW_READY) {
         s->state = SNAPSHOT_READY; /* as it was; its burial makes it failed and writes that down */
@@ -222,7 +221,7 @@ static int sandbox_adopt(struct controller *c, const struct sandbox_row *row, st
     }
     pthread_mutex_unlock(&c->fleet.lock);
     fleet_sandbox_add(&c->fleet, b);
-    monitor_watch_sandbox(c->monitor, b);
+    sandbox_watch(c, b);
     sandbox_unref(&c->fleet, b);
     adoption->sandboxes++;
     return 0;

@@ -7,10 +7,9 @@
 #include "controller/durable.h"
 #include "controller/leaf.h"
 #include "controller/metrics.h"
-#include "controller/monitor.h"
 #include "controller/refusal.h"
-#include "controller/sandboxes.h"
-#include "controller/snapshots.h"
+#include "controller/sandbox_watch.h"
+#include "controller/templates.h"
 
 #include <string.h>
 #include <sys/random.h>
@@ -161,18 +160,6 @@ static void line_release(struct controller *c, struct line *line)
 {
     for (unsigned i = 0; i < line->count; i++)
         snapshot_release(c, line->snapshot[i], 1);
-}
-
-bool sandbox_refuses_branch(struct controller *c, struct sandbox *b, uint32_t request, const char *why)
-{
-    pthread_mutex_lock(&c->fleet.lock);
-    bool asked = b->stream && request == b->stream;
-    if (asked) {
-        snprintf(b->stream_refusal, sizeof b->stream_refusal, "%s", why);
-        pthread_cond_broadcast(&c->fleet.changed);
-    }
-    pthread_mutex_unlock(&c->fleet.lock);
-    return asked;
 }
 
 /* The source hung up on the new template. Why, the monitor hears. */
@@ -360,7 +347,7 @@ static void commit(struct making *m)
         s->refs++;
     }
     pthread_mutex_unlock(&m->c->fleet.lock);
-    monitor_watch_snapshot(m->c->monitor, s);
+    snapshot_watch(m->c, s);
     durable_write(m->c, s, b->base, m->measure_diff, m->wait);
     if (before) {
         snapshot_children_left(m->c, before, 1);

@@ -29,7 +29,4 @@ enum { BRANCHES_DEFAULT = 4, BRANCHES_MAX = 128 };
 int sandbox_branch(struct controller *c, const char *id, const struct rest_branch_create *rq, struct snapshot **made,
                    struct err *err);
 
-/* The monitor's: the source refuses STREAM. False: it was not asked for that. */
-bool sandbox_refuses_branch(struct controller *c, struct sandbox *sandbox, uint32_t request, const char *why);
-
 #endif

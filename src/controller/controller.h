@@ -7,6 +7,7 @@
 
 #include "controller/berths.h"
 #include "controller/fleet.h"
+#include "controller/monitor.h"
 #include "controller/registry.h"
 #include "controller/rundir.h"
 #include "controller/store_client.h"
@@ -15,8 +16,6 @@
 
 #include <limits.h>
 #include <stdatomic.h>
-
-struct monitor;
 
 struct controller {
     char program[PATH_MAX], store_program[PATH_MAX]; /* forkd-vmm, forkd-store */

@@ -10,7 +10,6 @@
 #include "controller/refusal.h"
 #include "controller/snapshot_details.h"
 #include "controller/snapshot_root.h"
-#include "controller/snapshots.h"
 #include "controller/store_client.h"
 
 #include <fcntl.h>
@@ -459,12 +458,10 @@ static int compact(struct controller *c, struct snapshot *source, struct snapsho
     return 0;
 }
 
-int durable_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
+int durable_compact(struct controller *c, struct snapshot *source, const char *to, struct snapshot **made,
+                    struct err *err)
 {
-    struct snapshot *source;
-    int rc = snapshot_hold(c, tag, 1, &source, err);
-    if (rc < 0)
-        return rc;
+    int rc = 0;
     struct snapshot *s = NULL;
     if (c->root < 0)
         rc = err_say(err, REFUSED_CONFLICT, "snapshots are not kept on a disk here%s%s",
@@ -477,6 +474,5 @@ int durable_compact(struct controller *c, const char *tag, const char *to, struc
         snapshot_unref(&c->fleet, s);
     else
         *made = s;
-    snapshot_release(c, source, 1);
     return rc;
 }

@@ -49,9 +49,11 @@ int durable_await(struct controller *c, struct snapshot *s, struct err *err);
  * cannot be loaded, and why. */
 int durable_load(struct controller *c, struct snapshot *s, struct err *err);
 
-/* Writes a snapshot that can be forked, whole, under another tag: it needs nobody, whatever the other was a diff to.
- * The new one is STORED, and the caller's. -REFUSED_*: either tag is at fault, or nothing is written here. */
-int durable_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err);
+/* Writes a snapshot that can be forked, and is held as for that, whole, under another tag: it needs nobody, whatever
+ * the other was a diff to. The new one is STORED, and the caller's. -REFUSED_*: that tag is at fault, or nothing is
+ * written here. */
+int durable_compact(struct controller *c, struct snapshot *source, const char *to, struct snapshot **made,
+                    struct err *err);
 
 /* Removes what the root has of a snapshot that is HIDDEN; ends its writing before that. */
 int durable_remove(struct controller *c, struct snapshot *s, struct err *err);

@@ -13,11 +13,10 @@
 #include "controller/leaf.h"
 #include "controller/lineage.h"
 #include "controller/metrics.h"
-#include "controller/monitor.h"
 #include "controller/refusal.h"
 #include "controller/snapshot_root.h"
-#include "controller/snapshots.h"
 #include "controller/store_client.h"
+#include "controller/templates.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -177,7 +176,7 @@ int durable_load(struct controller *c, struct snapshot *s, struct err *err)
         s->stage = STAGE_NONE;
         if (rc == 0) {
             metrics_observe(METRIC_LOAD, clock_monotonic_ns() - began);
-            monitor_watch_snapshot(c->monitor, s);
+            snapshot_watch(c, s);
             log_info("snapshot %s was loaded: template %s, process %d", s->tag, s->template.id, (int)s->template.pid);
         } else if (rc != -REFUSED_MISSING) {
             struct err why = *err;

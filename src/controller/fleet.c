@@ -39,7 +39,6 @@ struct snapshot *snapshot_new(const char *tag)
     s->refs = 1;
     snprintf(s->tag, sizeof s->tag, "%s", tag);
     s->template = (struct vmm)VMM_EMPTY;
-    s->death.fd = -1;
     pthread_mutex_init(&s->spawning, NULL);
     pthread_mutex_init(&s->durable.loading, NULL);
     return s;
@@ -54,7 +53,6 @@ struct sandbox *sandbox_new(struct fleet *fleet, struct snapshot *base)
     b->base = base;
     b->cgroup = -1;
     b->vmm = (struct vmm)VMM_EMPTY;
-    b->death.fd = b->words.fd = -1;
     pthread_mutex_init(&b->branching, NULL);
     pthread_mutex_lock(&fleet->lock);
     base->refs++;

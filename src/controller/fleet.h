@@ -31,13 +31,13 @@
 #define FORKD_CONTROLLER_FLEET_H
 
 #include "base/list.h"
+#include "controller/monitor.h"
 #include "controller/store_client.h"
 #include "controller/trees.h"
 #include "controller/vmm_client.h"
 #include "controller/workers.h"
 #include "proto/rest.h"
 #include "proto/snapshot_meta.h"
-#include "sys/loop.h"
 
 #include <pthread.h>
 
@@ -95,8 +95,7 @@ struct snapshot {
 
     pthread_mutex_t spawning; /* held by the one thread that talks to the template */
     struct vmm template;
-    struct loop_source death; /* the monitor's */
-    struct list watched;      /* the monitor's */
+    struct watch watch; /* templates.c */
 };
 
 struct sandbox {
@@ -117,8 +116,7 @@ struct sandbox {
     char stream_refusal[ERR_TEXT_MAX]; /* why it does not; "": it did not refuse */
 
     struct vmm vmm;
-    struct loop_source death, words; /* the monitor's */
-    struct list watched;             /* the monitor's */
+    struct watch watch; /* sandbox_watch.c */
 };
 
 enum { FLEET_BUCKETS = 1024 };

@@ -10,7 +10,6 @@
 #include "controller/durable.h"
 #include "controller/http.h"
 #include "controller/metrics.h"
-#include "controller/monitor.h"
 #include "controller/notify.h"
 #include "controller/options.h"
 #include "controller/sandboxes.h"

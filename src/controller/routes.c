@@ -10,6 +10,7 @@
 #include "controller/metrics.h"
 #include "controller/openapi.h"
 #include "controller/refusal.h"
+#include "controller/sandbox_watch.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshot_info.h"
 #include "controller/snapshots.h"
@@ -148,7 +149,7 @@ static void snapshot_remove(struct controller *c, const struct call *call, struc
     reply_done(reply, rc, &err);
 }
 
-static void snapshot_compact(struct controller *c, const struct call *call, struct reply *reply)
+static void snapshot_post_compact(struct controller *c, const struct call *call, struct reply *reply)
 {
     struct err err;
     struct snapshot *made;
@@ -159,7 +160,7 @@ static void snapshot_compact(struct controller *c, const struct call *call, stru
         reply_error(reply, 400, err.text);
         return;
     }
-    int rc = durable_compact(c, call->param, to, &made, &err);
+    int rc = snapshot_compact(c, call->param, to, &made, &err);
     if (rc < 0) {
         reply_failed(reply, rc, 500, &err);
         return;
@@ -360,7 +361,7 @@ static const struct route routes[] = {
     {"POST", {"v1", "snapshots"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshots_post},
     {"GET", {"v1", "snapshots", ":tag", "info"}, ROUTE_ACTING, RIGHT_READ, snapshot_get_info},
     {"DELETE", {"v1", "snapshots", ":tag"}, ROUTE_ACTING, RIGHT_ADMIN, snapshot_remove},
-    {"POST", {"v1", "snapshots", ":tag", "compact"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshot_compact},
+    {"POST", {"v1", "snapshots", ":tag", "compact"}, ROUTE_PATIENT, RIGHT_ADMIN, snapshot_post_compact},
     {"GET", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_READ, sandboxes_list},
     {"POST", {"v1", "sandboxes"}, ROUTE_ACTING, RIGHT_RUN, sandboxes_post},
     {"GET", {"v1", "sandboxes", ":id"}, ROUTE_QUICK, RIGHT_READ, sandbox_get},

@@ -8,23 +8,22 @@
 #include "controller/sandboxes.h"
 
 #include "base/clock.h"
-#include "base/io.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "controller/agent_client.h"
 #include "controller/leaf.h"
 #include "controller/memory.h"
 #include "controller/metrics.h"
-#include "controller/monitor.h"
 #include "controller/refusal.h"
+#include "controller/sandbox_watch.h"
 #include "controller/settle.h"
 #include "controller/snapshots.h"
+#include "controller/templates.h"
 #include "sys/cgroup.h"
 
-#include <fcntl.h>
 #include <string.h>
 
-enum { IDENTIFY_SECS = 60, GONE_SECS = 30, RESUME_SECS = 30 };
+enum { IDENTIFY_SECS = 60, GONE_SECS = 30 };
 
 struct batch {
     struct controller *c;
@@ -306,7 +305,7 @@ static int boxes_hand_over(struct controller *c, struct sandbox **box, struct er
     }
     for (struct sandbox **b = box; *b; b++) {
         fleet_sandbox_add(&c->fleet, *b);
-        monitor_watch_sandbox(c->monitor, *b);
+        sandbox_watch(c, *b);
     }
     return 0;
 }
@@ -394,88 +393,6 @@ int sandbox_kill(struct controller *c, const char *id, struct err *err)
     if (!ours)
         return err_say(err, REFUSED_MISSING, "sandbox %s not found", id);
     return ended ? 0 : err_say(err, ETIMEDOUT, "sandbox %s was killed and does not end", id);
-}
-
-int sandbox_check_runs(struct controller *c, const struct sandbox *b, struct err *err)
-{
-    int rc = 0;
-    pthread_mutex_lock(&c->fleet.lock);
-    if (*b->stalled)
-        rc = err_say(err, REFUSED_CONFLICT, "sandbox %s is stalled: %s; make space, then resume it", b->vmm.id,
-                     b->stalled);
-    pthread_mutex_unlock(&c->fleet.lock);
-    return rc;
-}
-
-/* One RESUME at a time; the monitor, which reads the socket, takes the answer. */
-static int resume_send(struct controller *c, struct sandbox *b, struct err *err)
-{
-    pthread_mutex_lock(&c->fleet.lock);
-    bool first = !b->resuming;
-    b->resuming = true;
-    pthread_mutex_unlock(&c->fleet.lock);
-    int rc = first ? vmm_resume(&b->vmm, err) : 0;
-    if (rc < 0) {
-        pthread_mutex_lock(&c->fleet.lock);
-        b->resuming = false;
-        pthread_mutex_unlock(&c->fleet.lock);
-    }
-    return rc;
-}
-
-int sandbox_resume(struct controller *c, struct sandbox *b, struct err *err)
-{
-    struct timespec until;
-    int late = 0;
-    if (sandbox_check_runs(c, b, NULL) == 0)
-        return err_say(err, REFUSED_CONFLICT, "sandbox %s is not stalled", b->vmm.id);
-    int rc = resume_send(c, b, err);
-    if (rc < 0)
-        return rc;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += RESUME_SECS;
-    pthread_mutex_lock(&c->fleet.lock);
-    while (b->resuming && b->state == SANDBOX_RUNNING && !late)
-        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
-    if (b->state != SANDBOX_RUNNING)
-        rc = err_say(err, REFUSED_MISSING, "sandbox %s not found", b->vmm.id);
-    else if (late)
-        rc = err_say(err, ETIMEDOUT, "sandbox %s does not answer", b->vmm.id);
-    pthread_mutex_unlock(&c->fleet.lock);
-    return rc < 0 ? rc : sandbox_check_runs(c, b, err);
-}
-
-static void death_tell(struct controller *c, const struct sandbox *b, bool asked)
-{
-    uint64_t strikes = 0;
-    if (b->cgroup >= 0)
-        cgroup_oom_kills(b->cgroup, &strikes, NULL);
-    if (strikes)
-        log_error("sandbox %s was killed: it used more than its %llu MiB", b->vmm.id,
-                  (unsigned long long)b->memory_limit_mib);
-    else if (!asked)
-        log_warn("sandbox %s (process %d) ended: %s", b->vmm.id, (int)b->vmm.pid,
-                 *b->reason ? b->reason : "its process was killed");
-}
-
-void sandbox_bury(struct controller *c, struct sandbox *b)
-{
-    struct err err;
-    pthread_mutex_lock(&c->fleet.lock);
-    bool asked = b->state == SANDBOX_ENDING;
-    struct snapshot *last = b->last; /* none comes after it is ENDING */
-    b->state = SANDBOX_ENDING;
-    pthread_cond_broadcast(&c->fleet.changed);
-    pthread_mutex_unlock(&c->fleet.lock);
-    death_tell(c, b, asked);
-    leaf_remove(b->base->tree->cgroup, b->vmm.id);
-    rundir_remove(&c->run, b->vmm.id);
-    if (registry_sandbox_remove(c->registry, b->vmm.id, &err) < 0)
-        log_error("%s", err.text);
-    fleet_sandbox_end(&c->fleet, b);
-    if (last)
-        snapshot_children_left(c, last, 1);
-    snapshot_children_left(c, b->base, 1);
 }
 
 /* Where the pages of its last branch lie; "" where that is not on the disk, or deleted. The fleet's lock is held. */

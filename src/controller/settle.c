@@ -5,7 +5,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "controller/controller.h"
-#include "controller/snapshots.h"
+#include "controller/templates.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -19,8 +19,8 @@
 #include "controller/leaf.h"
 #include "controller/lineage.h"
 #include "controller/memory.h"
-#include "controller/monitor.h"
 #include "controller/refusal.h"
+#include "controller/templates.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -30,8 +30,7 @@ enum {
     READY_SECS = 60,
     WARM_SECS = 600,
     SETTLE_SECS = 60,
-    GONE_SECS = 30,  /* how long a deletion waits for the kernel to end a killed process */
-    BURIAL_SECS = 2, /* from a template's death until it is known here */
+    GONE_SECS = 30, /* how long a deletion waits for the kernel to end a killed process */
 };
 
 /* reboot=k, panic=1: a guest that gives up asks for a reset, which its VMM reports as its end. The last two: a thousand
@@ -63,17 +62,6 @@ static int tag_claim(struct controller *c, const char *tag, bool has_disk, struc
     else
         *snapshot = s;
     return rc;
-}
-
-int snapshot_intend(struct controller *c, const struct snapshot *s, struct err *err)
-{
-    struct snapshot_row row = {
-        .state = ROW_MAKING, .created_at_unix = s->created_at_unix, .has_disk = s->has_disk, .branch = s->branch};
-    memcpy(row.id, s->template.id, sizeof row.id);
-    memcpy(row.tag, s->tag, sizeof row.tag);
-    memcpy(row.tree, s->tree->id, sizeof row.tree);
-    memcpy(row.secret, s->template.secret, sizeof row.secret);
-    return registry_snapshot_add(c->registry, &row, err);
 }
 
 /* A process of the tree in a leaf of its own. */
@@ -254,101 +242,11 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
     s->state = SNAPSHOT_READY;
     s->durable.has_row = true;
     pthread_mutex_unlock(&c->fleet.lock);
-    monitor_watch_snapshot(c->monitor, s);
+    snapshot_watch(c, s);
     durable_write(c, s, NULL, false, true);
     log_info("snapshot %s is ready: template %s, process %d", s->tag, s->template.id, (int)s->template.pid);
     *snapshot = s;
     return 0;
-}
-
-const char *snapshot_leaf(const struct snapshot *s)
-{
-    return *s->branch.source ? s->template.id : "template";
-}
-
-/* What a template leaves. */
-static void template_clear(struct controller *c, struct snapshot *s)
-{
-    rundir_remove(&c->run, s->template.id);
-    leaf_remove(s->tree->cgroup, snapshot_leaf(s));
-}
-
-void snapshot_finish(struct controller *c, struct snapshot *s)
-{
-    struct err err;
-    template_clear(c, s);
-    if (fleet_tree_leave(&c->fleet, s))
-        tree_remove(s->tree, c->cgroup);
-    if (registry_snapshot_remove(c->registry, s->template.id, &err) < 0)
-        log_error("%s", err.text);
-    fleet_snapshot_end(&c->fleet, s);
-}
-
-void snapshot_bury(struct controller *c, struct snapshot *s)
-{
-    struct err err, words;
-    bool told = vmm_last_words(&s->template, &words) == 0;
-    /* Before it can be loaded again, under the same id. */
-    template_clear(c, s);
-    pthread_mutex_lock(&c->fleet.lock);
-    enum snapshot_state was = s->state;
-    bool finish = was == SNAPSHOT_HIDDEN && s->children == 0;
-    bool stored = was == SNAPSHOT_READY && s->durable.state == DURABLE_WRITTEN;
-    if (stored) {
-        s->state = SNAPSHOT_STORED;
-    } else if (was == SNAPSHOT_READY) {
-        s->state = SNAPSHOT_FAILED;
-        bool damaged = s->durable.state == DURABLE_FAILED;
-        snprintf(s->reason, sizeof s->reason, "its template process ended%s%.200s%s%.220s",
-                 told ? ": " : " without a word", told ? words.text : "", damaged ? "; " : "",
-                 damaged ? s->durable.warning : "");
-    }
-    s->template.pid = 0;
-    pthread_cond_broadcast(&c->fleet.changed); /* a branch may wait for it, to load it again */
-    pthread_mutex_unlock(&c->fleet.lock);
-    if (finish) {
-        snapshot_finish(c, s);
-        return;
-    }
-    if (stored)
-        log_warn("snapshot %s: its template process ended%s%.300s; the next spawn loads it from the disk", s->tag,
-                 told ? ": " : " without a word", told ? words.text : "");
-    if (stored || was != SNAPSHOT_READY)
-        return;
-    log_error("snapshot %s failed: %s; its sandboxes live on", s->tag, s->reason);
-    if (registry_snapshot_set(c->registry, s->template.id, ROW_FAILED, s->reason, &err) < 0)
-        log_error("%s", err.text);
-}
-
-/* A hidden snapshot without children goes: by its template's death, or at once where that is dead already. */
-static void retire(struct controller *c, struct snapshot *s, bool dead)
-{
-    if (dead)
-        snapshot_finish(c, s);
-    else
-        vmm_kill(&s->template);
-}
-
-void snapshot_children_left(struct controller *c, struct snapshot *s, unsigned count)
-{
-    pthread_mutex_lock(&c->fleet.lock);
-    s->children -= count;
-    bool over = s->children == 0 && s->state == SNAPSHOT_HIDDEN, dead = s->template.pid == 0;
-    pthread_mutex_unlock(&c->fleet.lock);
-    if (over)
-        retire(c, s, dead);
-}
-
-void snapshot_await_burial(struct controller *c, struct snapshot *s)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += BURIAL_SECS;
-    int late = 0;
-    pthread_mutex_lock(&c->fleet.lock);
-    while (s->template.pid && !late)
-        late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
-    pthread_mutex_unlock(&c->fleet.lock);
 }
 
 /* Whether its template ended and the monitor has yet to hear of it. */
@@ -392,10 +290,15 @@ int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct 
     return rc;
 }
 
-void snapshot_release(struct controller *c, struct snapshot *s, unsigned count)
+int snapshot_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
 {
-    snapshot_children_left(c, s, count);
-    snapshot_unref(&c->fleet, s);
+    struct snapshot *source;
+    int rc = snapshot_hold(c, tag, 1, &source, err);
+    if (rc < 0)
+        return rc;
+    rc = durable_compact(c, source, to, made, err);
+    snapshot_release(c, source, 1);
+    return rc;
 }
 
 static int await_gone(struct controller *c, struct snapshot *s, struct err *err)

@@ -23,24 +23,12 @@ int snapshot_delete(struct controller *c, const char *tag, enum removal how, str
 /* Ends its template, once it is written; on the disk it stays. */
 void snapshot_unload(struct controller *c, struct snapshot *snapshot);
 
-/* Writes down that it is about to be made. */
-int snapshot_intend(struct controller *c, const struct snapshot *snapshot, struct err *err);
-/* The name of its template's cgroup in the tree's. */
-const char *snapshot_leaf(const struct snapshot *snapshot);
-
-/* The monitor's: the template is dead. */
-void snapshot_bury(struct controller *c, struct snapshot *snapshot);
-/* Of a template that is dead: waits, for 2 seconds at most, until it is buried, and may be loaded again. */
-void snapshot_await_burial(struct controller *c, struct snapshot *snapshot);
-/* A snapshot that can be forked, held as its template's children hold it, `count` of them; one that is STORED is
- * loaded. -REFUSED_MISSING, or -REFUSED_CONFLICT with what is in the way. */
+/* A snapshot that can be forked, held as its template's children hold it, `count` of them (snapshot_release() gives it
+ * back); one that is STORED is loaded. -REFUSED_MISSING, or -REFUSED_CONFLICT with what is in the way. */
 int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct snapshot **snapshot, struct err *err);
-/* Gives back what snapshot_hold() gave. */
-void snapshot_release(struct controller *c, struct snapshot *snapshot, unsigned count);
-/* `count` children, or others who needed it, are no more, or were never born. */
-void snapshot_children_left(struct controller *c, struct snapshot *snapshot, unsigned count);
-/* Takes what is left of a snapshot whose template is dead and that has no children out of everything. */
-void snapshot_finish(struct controller *c, struct snapshot *snapshot);
+
+/* Writes a snapshot that can be forked, whole, under another tag: see durable_compact(). */
+int snapshot_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err);
 
 /* With `memory`, what its template holds for itself. */
 json_t *snapshot_json(struct controller *c, struct snapshot *snapshot, bool memory);

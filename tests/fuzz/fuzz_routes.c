@@ -7,6 +7,7 @@
 #include "controller/durable.h"
 #include "controller/refusal.h"
 #include "controller/routes.h"
+#include "controller/sandbox_watch.h"
 #include "controller/sandboxes.h"
 #include "controller/snapshot_info.h"
 #include "controller/snapshots.h"
@@ -68,7 +69,7 @@ int durable_await(struct controller *c, struct snapshot *s, struct err *err)
     return fails() ? err_say(err, EIO, "snapshot %s can be forked, but the disk is full", s->tag) : 0;
 }
 
-int durable_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
+int snapshot_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
 {
     check(rest_tag_valid(tag) && rest_tag_valid(to));
     if (fails())
