@@ -1,7 +1,9 @@
 /* controller.h: what the parts of forkd-controller share.
  *
  * Threads: one of libmicrohttpd's speaks HTTP; the workers do what waits; the monitor watches every living VMM.
- * The main thread starts them, waits for a signal and ends them in reverse. */
+ * The main thread starts them, waits for a signal and ends them in reverse.
+ *
+ * What is included here is below this file, and knows no controller; what includes it is above. */
 #ifndef FORKD_CONTROLLER_CONTROLLER_H
 #define FORKD_CONTROLLER_CONTROLLER_H
 
@@ -12,10 +14,11 @@
 #include "controller/rundir.h"
 #include "controller/store_client.h"
 #include "controller/workers.h"
-#include "controller/workspaces.h"
 
 #include <limits.h>
 #include <stdatomic.h>
+
+struct workspaces;
 
 struct controller {
     char program[PATH_MAX], store_program[PATH_MAX]; /* forkd-vmm, forkd-store */
@@ -34,10 +37,10 @@ struct controller {
     char cgroup_reason[ERR_TEXT_MAX];
     struct registry *registry;
     struct fleet fleet;
-    struct workspaces workspaces;
     struct workers *workers;
     struct berths berths;
     struct monitor *monitor;
+    struct workspaces *workspaces;
 };
 
 #endif

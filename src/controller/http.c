@@ -228,7 +228,7 @@ static void account(struct request *rq)
     rq->target_text[strcspn(rq->target_text, "?")] = 0;
     rq->accounted = true;
     uint64_t took = clock_monotonic_ns() - rq->began_ns;
-    metrics_request(rq->route, rq->reply.status, took);
+    metrics_request(rq->route ? route_number(rq->route) : METRICS_NO_ROUTE, rq->reply.status, took);
     struct audit_line line = {
         .method = rq->method,
         .path = rq->target_text,

@@ -15,6 +15,7 @@
 #include "controller/sandboxes.h"
 #include "controller/snapshots.h"
 #include "controller/tls.h"
+#include "controller/workspaces.h"
 #include "proto/places.h"
 #include "sys/cgroup.h"
 
@@ -129,7 +130,7 @@ static int open_controller(struct controller *c, const struct options *o, struct
     if (rc == 0)
         durable_scan(c);
     if (rc == 0)
-        rc = workspaces_adopt(c, err);
+        rc = workspaces_open(c, err);
     if (rc == 0)
         count_orphans(&adoption);
     if (rc == 0 &&
@@ -164,7 +165,7 @@ static void close_controller(struct controller *c)
     durable_stop(c);
     workers_stop(c->workers);
     berths_close(&c->berths);
-    workspaces_destroy(&c->workspaces);
+    workspaces_close(c->workspaces);
     fleet_destroy(&c->fleet);
     registry_close(c->registry);
     fd_close(&c->root);
@@ -246,7 +247,6 @@ static int serve(const struct options *o, const sigset_t *awaited, struct err *e
     struct audit *audit = NULL;
     struct http *http = NULL;
     fleet_init(&c.fleet);
-    workspaces_init(&c.workspaces);
     int rc = auth_open(o->token_file, &auth, err);
     if (rc == 0)
         rc = open_audit(o, &audit, err);

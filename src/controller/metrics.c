@@ -3,13 +3,14 @@
 
 #include "base/clock.h"
 #include "base/own.h"
-#include "controller/controller.h"
-#include "controller/routes.h"
 
-#include <string.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
-enum { BUCKETS_MAX = 16, STATUS_MAX = 600 };
+enum { BUCKETS_MAX = 16, STATUS_MAX = 600, LABELS_MAX = 160 };
 
 /* Upper bounds in microseconds, 0-terminated. */
 static const uint32_t bounds_pause[] = {50, 100, 250, 500, 1000, 2500, 5000, 10000, 50000, 250000, 0};
@@ -73,7 +74,7 @@ _Static_assert(sizeof counts / sizeof *counts == COUNTS_END, "every count has a 
 static const char *const orphan_names[] = {"dead", "half_made", "directory", "silent"};
 _Static_assert(sizeof orphan_names / sizeof *orphan_names == ORPHANS_END, "every kind of orphan has a name");
 
-static struct histogram observed[METRICS_END], requests[ROUTES_MAX + 1]; /* the last is for what has no route */
+static struct histogram observed[METRICS_END], requests[METRICS_ROUTES + 1]; /* the last is METRICS_NO_ROUTE */
 static atomic_uint_fast64_t responses[STATUS_MAX], counted[COUNTS_END], orphans[ORPHANS_END];
 
 static void histogram_add(struct histogram *h, const uint32_t *bounds, uint64_t ns)
@@ -95,9 +96,9 @@ void metrics_count(enum count count, uint64_t by)
     atomic_fetch_add_explicit(&counted[count], by, memory_order_relaxed);
 }
 
-void metrics_request(const struct route *route, unsigned status, uint64_t ns)
+void metrics_request(unsigned route, unsigned status, uint64_t ns)
 {
-    histogram_add(&requests[route ? route_number(route) : ROUTES_MAX], family_request.bounds, ns);
+    histogram_add(&requests[route], family_request.bounds, ns);
     if (status < STATUS_MAX)
         atomic_fetch_add_explicit(&responses[status], 1, memory_order_relaxed);
 }
@@ -148,17 +149,13 @@ static void print_observed(FILE *to)
     }
 }
 
-static void print_requests(FILE *to)
+static void print_requests(FILE *to, metrics_route_fn *route_labels)
 {
-    char path[ROUTE_PATH_MAX], labels[ROUTE_PATH_MAX + 64];
-    const struct route *route;
+    char labels[LABELS_MAX];
     print_head(to, family_request.name, "histogram", family_request.help);
-    for (unsigned i = 0; (route = route_at(i)); i++) {
-        route_path(route, path);
-        snprintf(labels, sizeof labels, "method=\"%s\",route=\"%s\"", route->method, path);
+    for (unsigned i = 0; i < METRICS_ROUTES && route_labels(i, labels, sizeof labels); i++)
         print_histogram(to, &family_request, labels, &requests[i]);
-    }
-    print_histogram(to, &family_request, "method=\"\",route=\"none\"", &requests[ROUTES_MAX]);
+    print_histogram(to, &family_request, "method=\"\",route=\"none\"", &requests[METRICS_NO_ROUTE]);
     print_head(to, "forkd_responses_total", "counter", "Requests answered, by status.");
     for (unsigned status = 100; status < STATUS_MAX; status++) {
         uint64_t count = atomic_load(&responses[status]);
@@ -194,37 +191,35 @@ static void print_process(FILE *to)
 }
 
 /* What there is for more snapshots. */
-static void print_room(FILE *to, const struct controller *c)
+static void print_room(FILE *to, int root)
 {
     struct statvfs fs;
-    if (c->root >= 0 && fstatvfs(c->root, &fs) == 0)
+    if (root >= 0 && fstatvfs(root, &fs) == 0)
         print_gauge(to, "forkd_snapshot_root_free_bytes", "Room where snapshots are kept.",
                     (uint64_t)fs.f_bavail * fs.f_frsize);
 }
 
-static void print_gauges(FILE *to, struct controller *c)
+static void print_gauges(FILE *to, const struct metrics_now *now)
 {
-    unsigned snapshots = 0, sandboxes = 0;
-    fleet_count(&c->fleet, &snapshots, &sandboxes);
-    print_gauge(to, "forkd_snapshots_total", "Snapshots that are listed.", snapshots);
-    print_gauge(to, "forkd_sandboxes_active", "Sandboxes that are listed.", sandboxes);
-    print_gauge(to, "forkd_branches_in_flight", "Branches under way.", atomic_load(&c->branches_in_flight));
-    print_gauge(to, "forkd_branch_concurrency_cap", "How many may be.", c->branch_concurrency);
-    print_room(to, c);
+    print_gauge(to, "forkd_snapshots_total", "Snapshots that are listed.", now->snapshots);
+    print_gauge(to, "forkd_sandboxes_active", "Sandboxes that are listed.", now->sandboxes);
+    print_gauge(to, "forkd_branches_in_flight", "Branches under way.", now->branches);
+    print_gauge(to, "forkd_branch_concurrency_cap", "How many may be.", now->branches_max);
+    print_room(to, now->snapshot_root);
     print_head(to, "forkd_build_info", "gauge", "Always 1; the version is its label.");
     fprintf(to, "forkd_build_info{version=\"%s\"} 1\n", FORKD_VERSION);
 }
 
-char *metrics_page(struct controller *c)
+char *metrics_page(const struct metrics_now *now, metrics_route_fn *route_labels)
 {
     char *text = NULL;
     size_t len = 0;
     FILE *to = open_memstream(&text, &len);
     if (!to)
         return NULL;
-    print_gauges(to, c);
+    print_gauges(to, now);
     print_observed(to);
-    print_requests(to);
+    print_requests(to, route_labels);
     print_counts(to);
     print_orphans(to);
     print_process(to);

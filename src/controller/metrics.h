@@ -2,7 +2,7 @@
  *
  * Theory of operation. Counts are kept for the process, in atomics that any thread adds to without a lock; a scrape
  * reads them one by one, so a histogram's buckets may be ahead of its sum by what happened meanwhile, never behind
- * by more. Gauges are asked of the controller when they are told.
+ * by more. What the gauges stand at, and what the routes are called, is said by whoever asks for the page.
  *
  * Invariant. The set of series is bounded: labels are routes of the table, phases, statuses and reasons, never
  * anything that a client or a guest chose. */
@@ -11,10 +11,9 @@
 
 #include "proto/rest.h"
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
-
-struct controller;
-struct route;
 
 enum metric {
     METRIC_SPAWN, /* one sandbox, from its seat to its guest's answer */
@@ -31,12 +30,23 @@ enum orphan { ORPHAN_DEAD, ORPHAN_HALF_MADE, ORPHAN_DIRECTORY, ORPHAN_SILENT, OR
 
 void metrics_observe(enum metric metric, uint64_t ns);
 void metrics_count(enum count count, uint64_t by);
-/* One request answered; `route` is NULL where the path leads nowhere. */
-void metrics_request(const struct route *route, unsigned status, uint64_t ns);
+enum { METRICS_ROUTES = 64, METRICS_NO_ROUTE = METRICS_ROUTES };
+/* One request answered by the route of that number; METRICS_NO_ROUTE where the path leads nowhere. */
+void metrics_request(unsigned route, unsigned status, uint64_t ns);
 /* What was found that belonged to no living controller. */
 void metrics_orphans(enum orphan kind, unsigned count);
 
+/* What the gauges stand at. */
+struct metrics_now {
+    unsigned snapshots, sandboxes;   /* listed */
+    unsigned branches, branches_max; /* under way */
+    int snapshot_root;               /* a directory, -1: none */
+};
+
+/* The labels of the route of that number, `method="...",route="..."`; false after the last. */
+typedef bool metrics_route_fn(unsigned route, char *labels, size_t cap);
+
 /* The whole page, malloc()ed; NULL without memory. */
-char *metrics_page(struct controller *c);
+char *metrics_page(const struct metrics_now *now, metrics_route_fn *route_labels);
 
 #endif

@@ -18,41 +18,6 @@
 
 #include <string.h>
 
-void reply_json(struct reply *reply, unsigned status, json_t *json)
-{
-    reply->status = status;
-    reply->type = NULL;
-    reply->body = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    reply->len = reply->body ? strlen(reply->body) : 0;
-    json_decref(json);
-    if (!reply->body)
-        reply->status = 500;
-}
-
-void reply_error(struct reply *reply, unsigned status, const char *text)
-{
-    reply_json(reply, status, rest_json_error(text));
-}
-
-void reply_failed(struct reply *reply, int rc, unsigned otherwise, const struct err *err)
-{
-    reply_error(reply, refusal_status(rc, otherwise), err->text);
-}
-
-void reply_done(struct reply *reply, int rc, const struct err *err)
-{
-    if (rc < 0)
-        reply_failed(reply, rc, 500, err);
-    else
-        reply->status = 204;
-}
-
-void reply_free(struct reply *reply)
-{
-    free(reply->body);
-    reply->body = NULL;
-}
-
 static void healthz(struct controller *c, const struct call *call, struct reply *reply)
 {
     reply_json(reply, 200, json_pack("{s:b}", "ok", 1));
@@ -63,9 +28,25 @@ static void version(struct controller *c, const struct call *call, struct reply 
     reply_json(reply, 200, json_pack("{s:s, s:s}", "version", FORKD_VERSION, "api", "v1"));
 }
 
+/* What the series of one route are told apart by. */
+static bool route_labels(unsigned number, char *labels, size_t cap)
+{
+    char path[ROUTE_PATH_MAX];
+    const struct route *route = route_at(number);
+    if (!route)
+        return false;
+    route_path(route, path);
+    snprintf(labels, cap, "method=\"%s\",route=\"%s\"", route->method, path);
+    return true;
+}
+
 static void metrics(struct controller *c, const struct call *call, struct reply *reply)
 {
-    reply->body = metrics_page(c);
+    struct metrics_now now = {.branches = atomic_load(&c->branches_in_flight),
+                              .branches_max = c->branch_concurrency,
+                              .snapshot_root = c->root};
+    fleet_count(&c->fleet, &now.snapshots, &now.sandboxes);
+    reply->body = metrics_page(&now, route_labels);
     reply->len = reply->body ? strlen(reply->body) : 0;
     reply->status = reply->body ? 200 : 500;
     reply->type = "text/plain; version=0.0.4";
@@ -380,7 +361,7 @@ static const struct route routes[] = {
 };
 
 enum { ROUTES = sizeof routes / sizeof *routes };
-_Static_assert(ROUTES <= (int)ROUTES_MAX, "every route has a number");
+_Static_assert(ROUTES <= (int)METRICS_ROUTES, "every route is counted");
 
 static bool path_matches(const struct route *route, const struct rest_target *target, const char **param)
 {

@@ -4,32 +4,9 @@
 
 #include "controller/auth.h"
 #include "controller/controller.h"
-#include "proto/rest.h"
+#include "controller/reply.h"
 
 #include <stdbool.h>
-
-/* What a request is answered with; `body` is malloc()ed or NULL. */
-struct reply {
-    unsigned status;
-    const char *type; /* of the body; NULL: JSON */
-    char *body;
-    size_t len;
-};
-
-void reply_json(struct reply *reply, unsigned status, json_t *json); /* takes the reference */
-void reply_error(struct reply *reply, unsigned status, const char *text);
-/* Of a negative `rc`: the status of its refusal, `otherwise` where the reason is the host's. */
-void reply_failed(struct reply *reply, int rc, unsigned otherwise, const struct err *err);
-/* 204 where `rc` is 0. */
-void reply_done(struct reply *reply, int rc, const struct err *err);
-void reply_free(struct reply *reply);
-
-struct call {
-    const struct rest_target *target;
-    const char *param; /* the part of the path that ":id" or ":tag" stands for, or NULL */
-    const char *body;
-    size_t len;
-};
 
 enum route_pace { ROUTE_QUICK, ROUTE_ACTING, ROUTE_PATIENT };
 
@@ -41,7 +18,7 @@ struct route {
     void (*fn)(struct controller *c, const struct call *call, struct reply *reply);
 };
 
-enum { ROUTES_MAX = 64, ROUTE_PATH_MAX = 96 };
+enum { ROUTE_PATH_MAX = 96 };
 
 /* NULL where there is none: *allowed then lists the methods of that path ("GET, POST"), or is "" where there is
  * no such path. `param` points into the target. */

@@ -1,8 +1,9 @@
-/* workspace_routes.h: what requests for workspaces do; see routes.h. */
+/* workspace_routes.h: what requests for workspaces do; see reply.h. */
 #ifndef FORKD_CONTROLLER_WORKSPACE_ROUTES_H
 #define FORKD_CONTROLLER_WORKSPACE_ROUTES_H
 
-#include "controller/routes.h"
+#include "controller/controller.h"
+#include "controller/reply.h"
 
 void route_workspaces(struct controller *c, const struct call *call, struct reply *reply);
 void route_workspace(struct controller *c, const struct call *call, struct reply *reply);

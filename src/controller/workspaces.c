@@ -16,24 +16,42 @@
 
 _Static_assert(sizeof "ws-" - 1 + REST_WORKSPACE_MAX + sizeof "-state.2" - 1 <= REST_TAG_MAX, "a state's tag is a tag");
 
+struct workspace {
+    struct list link;
+    struct workspace_row row;
+    bool busy;
+};
+
+struct workspaces {
+    pthread_mutex_t lock;
+    struct list list; /* by name */
+};
+
 static uint64_t now_unix(void)
 {
     return clock_realtime_ns() / NS_PER_SEC;
 }
 
-void workspaces_init(struct workspaces *w)
+static struct workspaces *workspaces_new(void)
 {
+    struct workspaces *w = calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
     pthread_mutex_init(&w->lock, NULL);
     list_init(&w->list);
+    return w;
 }
 
-void workspaces_destroy(struct workspaces *w)
+void workspaces_close(struct workspaces *w)
 {
+    if (!w)
+        return;
     list_for_each_safe (n, &w->list) {
         list_remove(n);
         free(list_entry(n, struct workspace, link));
     }
     pthread_mutex_destroy(&w->lock);
+    free(w);
 }
 
 /* The lock is held. */
@@ -64,32 +82,32 @@ static void insert(struct workspaces *w, struct workspace *one)
 static int enter(struct controller *c, const char *name, struct workspace **workspace, struct err *err)
 {
     int rc = 0;
-    pthread_mutex_lock(&c->workspaces.lock);
-    struct workspace *w = lookup(&c->workspaces, name);
+    pthread_mutex_lock(&c->workspaces->lock);
+    struct workspace *w = lookup(c->workspaces, name);
     if (!w)
         rc = err_say(err, REFUSED_MISSING, "workspace %s not found", name);
     else if (w->busy)
         rc = err_say(err, REFUSED_CONFLICT, "workspace %s is being worked on", name);
     else
         w->busy = true;
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
     *workspace = rc == 0 ? w : NULL;
     return rc;
 }
 
 static void leave(struct controller *c, struct workspace *w)
 {
-    pthread_mutex_lock(&c->workspaces.lock);
+    pthread_mutex_lock(&c->workspaces->lock);
     w->busy = false;
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
 }
 
 /* Nobody has it any more but the caller, who had entered it. */
 static void forget(struct controller *c, struct workspace *w)
 {
-    pthread_mutex_lock(&c->workspaces.lock);
+    pthread_mutex_lock(&c->workspaces->lock);
     list_remove(&w->link);
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
     free(w);
 }
 
@@ -99,9 +117,9 @@ static int change(struct controller *c, struct workspace *w, const struct worksp
     int rc = registry_workspace_put(c->registry, row, err);
     if (rc < 0)
         return rc;
-    pthread_mutex_lock(&c->workspaces.lock);
+    pthread_mutex_lock(&c->workspaces->lock);
     w->row = *row;
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
     return 0;
 }
 
@@ -159,11 +177,11 @@ static int spawn(struct controller *c, struct workspace *w, const char *tag, str
     int rc = sandboxes_spawn(c, &rq, w->row.name, &made, err);
     if (!made)
         return rc;
-    pthread_mutex_lock(&c->workspaces.lock);
+    pthread_mutex_lock(&c->workspaces->lock);
     w->row.state = WORKSPACE_RUNNING;
     w->row.active_at_unix = made[0]->created_at_unix;
     memcpy(w->row.sandbox_id, made[0]->vmm.id, sizeof w->row.sandbox_id);
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
     fleet_sandboxes_release(&c->fleet, made);
     return 0;
 }
@@ -183,12 +201,12 @@ static int claim_name(struct controller *c, const struct rest_workspace_create *
     memcpy(w->row.id, vmm.id, sizeof w->row.id);
     snprintf(w->row.name, sizeof w->row.name, "%s", rq->name);
     snprintf(w->row.source_tag, sizeof w->row.source_tag, "%s", rq->snapshot_tag);
-    pthread_mutex_lock(&c->workspaces.lock);
-    if (rc == 0 && lookup(&c->workspaces, rq->name))
+    pthread_mutex_lock(&c->workspaces->lock);
+    if (rc == 0 && lookup(c->workspaces, rq->name))
         rc = err_say(err, REFUSED_CONFLICT, "workspace %s exists already", rq->name);
     if (rc == 0)
-        insert(&c->workspaces, w);
-    pthread_mutex_unlock(&c->workspaces.lock);
+        insert(c->workspaces, w);
+    pthread_mutex_unlock(&c->workspaces->lock);
     if (rc < 0)
         free(w);
     else
@@ -354,11 +372,11 @@ int workspace_delete(struct controller *c, const char *name, struct err *err)
 int workspace_get(struct controller *c, const char *name, json_t **json, struct err *err)
 {
     struct workspace_row row;
-    pthread_mutex_lock(&c->workspaces.lock);
-    const struct workspace *w = lookup(&c->workspaces, name);
+    pthread_mutex_lock(&c->workspaces->lock);
+    const struct workspace *w = lookup(c->workspaces, name);
     if (w)
         row = w->row;
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
     if (!w)
         return err_say(err, REFUSED_MISSING, "workspace %s not found", name);
     *json = row_json(c, &row);
@@ -368,10 +386,10 @@ int workspace_get(struct controller *c, const char *name, json_t **json, struct 
 json_t *workspaces_json(struct controller *c)
 {
     json_t *list = json_array();
-    pthread_mutex_lock(&c->workspaces.lock);
-    list_for_each (n, &c->workspaces.list)
+    pthread_mutex_lock(&c->workspaces->lock);
+    list_for_each (n, &c->workspaces->list)
         json_array_append_new(list, row_json(c, &list_entry(n, struct workspace, link)->row));
-    pthread_mutex_unlock(&c->workspaces.lock);
+    pthread_mutex_unlock(&c->workspaces->lock);
     return list;
 }
 
@@ -400,13 +418,16 @@ static int mend(struct controller *c, struct workspace *w, struct err *err)
     }
 }
 
-int workspaces_adopt(struct controller *c, struct err *err)
+int workspaces_open(struct controller *c, struct err *err)
 {
     struct err why;
-    int rc = registry_workspaces_each(c->registry, keep, &c->workspaces, err);
+    c->workspaces = workspaces_new();
+    if (!c->workspaces)
+        return err_say(err, ENOMEM, "out of memory");
+    int rc = registry_workspaces_each(c->registry, keep, c->workspaces, err);
     if (rc < 0)
         return rc;
-    list_for_each_safe (n, &c->workspaces.list) {
+    list_for_each_safe (n, &c->workspaces->list) {
         struct workspace *w = list_entry(n, struct workspace, link);
         if (mend(c, w, &why) < 0)
             log_error("workspace %s: %s", w->row.name, why.text);

@@ -20,29 +20,16 @@
 #ifndef FORKD_CONTROLLER_WORKSPACES_H
 #define FORKD_CONTROLLER_WORKSPACES_H
 
-#include "base/list.h"
-#include "controller/registry.h"
+#include "base/err.h"
 #include "proto/rest.h"
 
-#include <pthread.h>
-
 struct controller;
+struct workspaces;
 
-struct workspace {
-    struct list link;
-    struct workspace_row row;
-    bool busy;
-};
-
-struct workspaces {
-    pthread_mutex_t lock;
-    struct list list; /* by name */
-};
-
-void workspaces_init(struct workspaces *workspaces);
-void workspaces_destroy(struct workspaces *workspaces);
-/* What the registry has, after sandboxes and snapshots were adopted. */
-int workspaces_adopt(struct controller *c, struct err *err);
+/* Makes c->workspaces of what the registry has, after sandboxes and snapshots were adopted. */
+int workspaces_open(struct controller *c, struct err *err);
+/* NULL is allowed. */
+void workspaces_close(struct workspaces *workspaces);
 
 /* Mistakes of the request are -REFUSED_*; *json is the WorkspaceInfo of afterwards. */
 int workspace_create(struct controller *c, const struct rest_workspace_create *rq, json_t **json, struct err *err);
