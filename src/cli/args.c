@@ -1,6 +1,8 @@
 /* args.c: see args.h. */
 #include "cli/args.h"
 
+#include "base/utf8.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -118,11 +120,27 @@ static bool is_foreign(const struct verb *verb, const char *word)
     return false;
 }
 
+/* Words go into JSON, where what is no UTF-8 has no place: left out, it would make another command of this one. */
+static int words_check(int argc, char *const *argv, struct err *err)
+{
+    for (int i = 1; i < argc; i++) {
+        const uint8_t *at = (const uint8_t *)argv[i];
+        size_t left = strlen(argv[i]);
+        for (size_t n; left; at += n, left -= n)
+            if (!(n = utf8_length(at, left)))
+                return err_say(err, EINVAL, "word %d after %s is no UTF-8 text", i, argv[0]);
+    }
+    return 0;
+}
+
 int args_parse(struct args *args, int argc, char **argv, struct err *err)
 {
     void *const into[] = {&args->help, &args->json, &args->url, &args->token};
     struct arg common[sizeof args_common / sizeof *args_common];
     bool flags_end = is_foreign(args->verb, argv[1]);
+    int rc = flags_end ? 0 : words_check(argc, argv, err);
+    if (rc < 0)
+        return rc;
     memcpy(common, args_common, sizeof common);
     for (size_t i = 0; i < sizeof into / sizeof *into; i++)
         common[i].into = into[i];

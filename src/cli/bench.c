@@ -28,11 +28,12 @@ struct series {
     unsigned count;
 };
 
-static int timed_call(struct client *client, struct series *s, const char *method, const char *path, json_t *body,
-                      json_t **answer, struct err *err)
+static int timed_call(struct client *client, struct series *s, const char *method, const char *path, const char *id,
+                      json_t *body, json_t **answer, struct err *err)
 {
     uint64_t began = clock_monotonic_ns();
-    int rc = client_call(client, method, path, body, answer, err);
+    int rc = id ? client_call_named(client, method, path, id, body, answer, err)
+                : client_call(client, method, path, body, answer, err);
     s->ms[s->count++] = (double)(clock_monotonic_ns() - began) / (double)NS_PER_MS;
     return rc;
 }
@@ -41,16 +42,14 @@ static int round_run(struct client *client, struct series *spawn, struct series 
                      struct err *err)
 {
     json_t *list = NULL;
-    char path[256];
     json_t *body = json_pack("{s:s, s:i}", "snapshot_tag", tag, "n", 1);
-    int rc = timed_call(client, spawn, "POST", "/v1/sandboxes", body, &list, err);
+    int rc = timed_call(client, spawn, "POST", "/v1/sandboxes", NULL, body, &list, err);
     if (rc < 0)
         return rc;
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/ping", json_text(json_array_get(list, 0), "id"));
-    rc = timed_call(client, ping, "POST", path, NULL, NULL, err);
-    *strrchr(path, '/') = 0;
+    const char *id = json_text(json_array_get(list, 0), "id");
+    rc = timed_call(client, ping, "POST", "/v1/sandboxes/*/ping", id, NULL, NULL, err);
     struct err later;
-    int end = timed_call(client, kill, "DELETE", path, NULL, NULL, rc < 0 ? &later : err);
+    int end = timed_call(client, kill, "DELETE", "/v1/sandboxes/*", id, NULL, NULL, rc < 0 ? &later : err);
     json_decref(list);
     return rc < 0 ? rc : end;
 }
@@ -61,7 +60,7 @@ static int batch_run(struct client *client, struct series *batch, struct err *er
     json_t *list = NULL, *one;
     size_t i;
     json_t *body = json_pack("{s:s, s:i}", "snapshot_tag", tag, "n", (int)n);
-    int rc = timed_call(client, batch, "POST", "/v1/sandboxes", body, &list, err);
+    int rc = timed_call(client, batch, "POST", "/v1/sandboxes", NULL, body, &list, err);
     json_array_foreach(list, i, one)
     {
         if (sandbox_delete(client, json_text(one, "id"), err) < 0)

@@ -28,11 +28,10 @@ static int branch_post(const struct args *args, struct client *client, const str
                        json_t **snapshot, struct err *err)
 {
     struct making making = {.source = wish->sandbox};
-    char path[256], what[128];
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/branch", wish->sandbox);
+    char what[128];
     snprintf(what, sizeof what, "branching %.64s", wish->sandbox);
     making_begin(&making, args, what);
-    int rc = client_call(client, "POST", path, body_make(wish), snapshot, err);
+    int rc = client_call_named(client, "POST", "/v1/sandboxes/*/branch", wish->sandbox, body_make(wish), snapshot, err);
     making_end(&making, rc < 0 ? "failed" : NULL);
     return rc;
 }

@@ -31,14 +31,6 @@ static char *trimmed(const char *text)
     return strndup(text, len);
 }
 
-static int sandbox_call(struct client *client, const char *id, const char *what, json_t *body, json_t **answer,
-                        struct err *err)
-{
-    char path[160];
-    snprintf(path, sizeof path, "/v1/sandboxes/%s/%s", id, what);
-    return client_call(client, "POST", path, body, answer, err);
-}
-
 static int child_fork(struct client *client, const char *tag, struct child *child, struct err *err)
 {
     json_t *list;
@@ -98,10 +90,8 @@ static void child_run(struct client *client, const struct quickstart *q, const c
 static void child_measure(struct client *client, struct child *child)
 {
     json_t *answer;
-    char path[160];
     child->own_kib = -1;
-    snprintf(path, sizeof path, "/v1/sandboxes/%s?memory=true", child->id);
-    if (!*child->id || client_call(client, "GET", path, NULL, &answer, NULL) < 0)
+    if (client_call_named(client, "GET", "/v1/sandboxes/*?memory=true", child->id, NULL, &answer, NULL) < 0)
         return;
     json_t *own = json_object_get(answer, "memory_own_kib");
     if (json_is_integer(own))

@@ -209,6 +209,7 @@ static int transfer(struct client *c, const char *method, const char *url, const
         fields = curl_slist_append(fields, c->token);
     curl_easy_reset(c->curl);
     curl_easy_setopt(c->curl, CURLOPT_URL, url);
+    curl_easy_setopt(c->curl, CURLOPT_PATH_AS_IS, 1L); /* ".." is a name that is refused, and no step up */
     curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, method);
     curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, fields);
     curl_easy_setopt(c->curl, CURLOPT_USERAGENT, "forkd/" FORKD_VERSION);
@@ -247,5 +248,25 @@ int client_call(struct client *c, const char *method, const char *path, json_t *
         rc = refusal_say(c, status, bytes ? bytes : "", err);
     if (rc == 0 && bytes && answer && !(*answer = json_loadb(bytes, buffer.len, 0, NULL)))
         rc = err_say(err, EPROTO, "the answer of the controller is no JSON");
+    return rc;
+}
+
+int client_call_named(struct client *c, const char *method, const char *path, const char *name, json_t *body,
+                      json_t **answer, struct err *err)
+{
+    const char *star = strchr(path, '*');
+    char *escaped = curl_easy_escape(c->curl, name, 0);
+    own_free char *whole = NULL;
+    int rc = 0;
+    if (answer)
+        *answer = NULL;
+    if (!*name)
+        rc = err_say(err, EINVAL, "a name is empty");
+    else if (!escaped || asprintf(&whole, "%.*s%s%s", (int)(star - path), path, escaped, star + 1) < 0)
+        rc = err_say(err, ENOMEM, "out of memory");
+    curl_free(escaped);
+    if (rc == 0)
+        return client_call(c, method, whole, body, answer, err);
+    json_decref(body);
     return rc;
 }

@@ -25,6 +25,10 @@ bool client_is_private(const struct client *client);
  */
 int client_call(struct client *client, const char *method, const char *path, json_t *body, json_t **answer,
                 struct err *err);
+/* The same of one thing: the '*' of `path` ("/v1/sandboxes/" "*" "/exec") stands for its name, which comes from a user
+ * and is escaped, whatever is in it. -EINVAL where it is empty: most likely a variable of the caller's is not set. */
+int client_call_named(struct client *client, const char *method, const char *path, const char *name, json_t *body,
+                      json_t **answer, struct err *err);
 /* The other lines of the last failed call's answer: the guest's console. NULL: none. */
 const char *client_detail(const struct client *client);
 

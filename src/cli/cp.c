@@ -37,11 +37,11 @@ static size_t base64_encode(const unsigned char *bytes, size_t len, char *text)
     return (size_t)(put - text);
 }
 
-/* Line ends are passed over; -1 for what is no base64. */
-static ssize_t base64_decode(const char *text, unsigned char *bytes)
+/* Line ends are passed over; -1 for what is no base64, or is more than `cap` bytes. */
+static ssize_t base64_decode(const char *text, unsigned char *bytes, size_t cap)
 {
     unsigned group = 0, bits = 0;
-    ssize_t len = 0;
+    size_t len = 0;
     for (; *text && *text != '='; text++) {
         const char *letter = strchr(letters, *text);
         if (*text == '\n' || *text == '\r')
@@ -50,12 +50,14 @@ static ssize_t base64_decode(const char *text, unsigned char *bytes)
             return -1;
         group = (group << 6 | (unsigned)(letter - letters)) & 0xffffff;
         bits += 6;
-        if (bits >= 8) {
-            bits -= 8;
-            bytes[len++] = (unsigned char)(group >> bits);
-        }
+        if (bits < 8)
+            continue;
+        if (len == cap)
+            return -1;
+        bits -= 8;
+        bytes[len++] = (unsigned char)(group >> bits);
     }
-    return len;
+    return (ssize_t)len;
 }
 
 struct copy {
@@ -65,22 +67,31 @@ struct copy {
     _Atomic long long done, size; /* bytes */
 };
 
+/* What a script there failed with: its first line, or what else there is to say. */
+static int complain(const struct copy *c, const json_t *answer, struct err *err)
+{
+    const char *words = json_text(answer, "stderr");
+    size_t len = strcspn(words, "\n");
+    if (json_is_true(json_object_get(answer, "timed_out")))
+        return err_say(err, ETIMEDOUT, "%.200s in %.60s: the sandbox ran out of time", c->there, c->id);
+    if (!len)
+        return err_say(err, EIO, "%.200s in %.60s: a command there ended with status %d", c->there, c->id,
+                       sandbox_exit_status(answer));
+    return err_say(err, EIO, "%.200s in %.60s: %.*s", c->there, c->id, len < 200 ? (int)len : 200, words);
+}
+
 /* Runs sh -c SCRIPT with the path there as $1; its output is the caller's. */
 static int there_run(const struct copy *c, const char *script, const char *more, const char *input, char **output,
                      struct err *err)
 {
-    char path[256];
     json_t *answer, *body = json_pack("{s:[s, s, s, s, s, s]}", "args", "sh", "-c", script, "forkd", c->there, more);
     if (input)
         json_object_set_new(body, "stdin", json_string(input));
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/exec", c->id);
-    int rc = client_call(c->client, "POST", path, body, &answer, err);
+    int rc = sandbox_call(c->client, c->id, "exec", body, &answer, err);
     if (rc < 0)
         return rc;
-    const char *complaint = json_text(answer, "stderr");
-    if (json_integer_value(json_object_get(answer, "exit_code")) != 0)
-        rc =
-            err_say(err, EIO, "%.200s in %.60s: %.*s", c->there, c->id, (int)strcspn(complaint, "\n") % 200, complaint);
+    if (sandbox_exit_status(answer) != 0)
+        rc = complain(c, answer, err);
     else if (output && !(*output = strdup(json_text(answer, "stdout"))))
         rc = err_say(err, ENOMEM, "out of memory");
     json_decref(answer);
@@ -112,6 +123,21 @@ static int put_blocks(struct copy *c, int fd, unsigned mode, struct err *err)
     return rc;
 }
 
+/* A directory there keeps the file's name: *whole is then the path of the copy in it, which c->there points to. */
+static int name_keep(struct copy *c, char **whole, struct err *err)
+{
+    own_free char *said = NULL;
+    const char *slash = strrchr(c->here, '/');
+    bool ends = c->there[strlen(c->there) - 1] == '/';
+    int rc = ends ? 0 : there_run(c, "if [ -d \"$1\" ]; then echo directory; fi", "", NULL, &said, err);
+    if (rc < 0 || (!ends && !*said))
+        return rc;
+    if (asprintf(whole, "%s%s%s", c->there, ends ? "" : "/", slash ? slash + 1 : c->here) < 0)
+        return err_say(err, ENOMEM, "out of memory");
+    c->there = *whole;
+    return 0;
+}
+
 static int put(struct copy *c, struct err *err)
 {
     struct stat st;
@@ -121,21 +147,16 @@ static int put(struct copy *c, struct err *err)
         return err_set(err, errno, "open %s", c->here);
     if (!S_ISREG(st.st_mode) || st.st_size > (off_t)SIZE_MAX_MIB << 20)
         return err_say(err, EINVAL, "%s is no file of at most %d MiB", c->here, SIZE_MAX_MIB);
-    const char *slash = strrchr(c->here, '/');
-    if (c->there[strlen(c->there) - 1] == '/') {
-        if (asprintf(&whole, "%s%s", c->there, slash ? slash + 1 : c->here) < 0)
-            return err_say(err, ENOMEM, "out of memory");
-        c->there = whole;
-    }
     c->size = st.st_size;
-    return put_blocks(c, fd, st.st_mode, err);
+    int rc = name_keep(c, &whole, err);
+    return rc < 0 ? rc : put_blocks(c, fd, st.st_mode, err);
 }
 
 static int get_blocks(struct copy *c, int fd, long long size, struct err *err)
 {
     static const char script[] = "dd if=\"$1\" bs=393216 skip=\"$2\" count=1 2>/dev/null | base64";
     static_assert(BLOCK == 393216, "dd's block");
-    own_free unsigned char *bytes = malloc(BLOCK + 3);
+    own_free unsigned char *bytes = malloc(BLOCK);
     int rc = bytes ? 0 : err_say(err, ENOMEM, "out of memory");
     for (long long done = 0; rc == 0 && done < size;) {
         char skip[24];
@@ -143,7 +164,7 @@ static int get_blocks(struct copy *c, int fd, long long size, struct err *err)
         snprintf(skip, sizeof skip, "%lld", done / BLOCK);
         rc = there_run(c, script, skip, NULL, &text, err);
         size_t wanted = size - done > BLOCK ? BLOCK : (size_t)(size - done);
-        if (rc == 0 && (strlen(text) > 2 * BLOCK || base64_decode(text, bytes) != (ssize_t)wanted))
+        if (rc == 0 && base64_decode(text, bytes, BLOCK) != (ssize_t)wanted)
             rc = err_say(err, EPROTO, "%s changed while it was copied, or the sandbox has no base64", c->there);
         if (rc == 0)
             rc = io_write_all(fd, bytes, wanted, err);
@@ -166,10 +187,13 @@ static int get(struct copy *c, struct err *err)
         return rc;
     if (sscanf(told, "%lld %o", &size, &mode) != 2 || size < 0 || size > (long long)SIZE_MAX_MIB << 20)
         return err_say(err, EINVAL, "%s is no file of at most %d MiB", c->there, SIZE_MAX_MIB);
-    bool into = stat(c->here, &st) == 0 && S_ISDIR(st.st_mode);
+    bool there = stat(c->here, &st) == 0, into = there && S_ISDIR(st.st_mode);
+    if (there && !into && !S_ISREG(st.st_mode)) /* a copy takes its place: not that of a device */
+        return err_say(err, EINVAL, "%s is neither a file nor a directory", c->here);
     snprintf(path, sizeof path, "%s%s%s", c->here, into ? "/" : "", into ? strrchr(c->there, '/') + 1 : "");
-    snprintf(part, sizeof part, "%s.forkd-cp", path);
-    own_fd int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    /* The directory may be everybody's: the name is one that nobody can have prepared. */
+    snprintf(part, sizeof part, "%s.XXXXXX", path);
+    own_fd int fd = mkostemp(part, O_CLOEXEC);
     if (fd < 0)
         return err_set(err, errno, "open %s", part);
     c->size = size;
@@ -226,9 +250,8 @@ const struct verb verb_cp = {
     .what = "copy a file to a sandbox or from one",
     .usage = "FILE ID:/PATH\n"
              "ID:/PATH FILE",
-    .about = "Copies one file of at most 256 MiB, with its permissions, to a sandbox or from one. A PATH there that "
-             "ends in /, "
-             "or a directory here, keeps the file's name. The guest needs a shell, base64, dd and stat, as every "
-             "Debian has.",
+    .about = "Copies one file of at most 256 MiB, with its permissions, to a sandbox or from one. Where a directory is "
+             "named, there or here, the copy in it has the file's name. The guest needs a shell, base64, dd and stat, "
+             "as every Debian has.",
     .run = cp_run,
 };

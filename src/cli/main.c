@@ -1,5 +1,6 @@
 /* main.c: forkd, the command line. One file per verb; each speaks HTTP to a controller (client.h). */
 #include "cli/cli.h"
+#include "cli/defuse.h"
 #include "cli/help.h"
 
 #include <curl/curl.h>
@@ -44,8 +45,10 @@ static const struct verb *const verbs[] = {
 
 int verb_fail(const struct err *err)
 {
+    char text[sizeof err->text];
+    memcpy(text, err->text, sizeof text);
     fflush(stdout);
-    fprintf(stderr, "forkd: %s\n", err->text);
+    fprintf(stderr, "forkd: %s\n", text_defuse(text));
     return EXIT_ERROR;
 }
 

@@ -1,22 +1,25 @@
 /* ping.c: forkd ping. */
+#include "base/own.h"
 #include "cli/cli.h"
+#include "cli/defuse.h"
 #include "cli/sandbox.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static int ping(struct client *client, const char *id, bool json)
 {
     struct err err;
     json_t *answer;
-    char path[256];
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/ping", id);
-    if (client_call(client, "POST", path, NULL, &answer, &err) < 0)
+    if (client_call_named(client, "POST", "/v1/sandboxes/*/ping", id, NULL, &answer, &err) < 0)
         return verb_fail(&err);
     if (json)
         return verb_json(answer);
-    printf("%s is well: agent in %s, %s interpreter%s%s\n", id, json_text(answer, "agent_lang"),
-           json_is_true(json_object_get(answer, "warmup_ready")) ? "warm" : "no warm",
-           *json_text(answer, "numpy_version") ? ", numpy " : "", json_text(answer, "numpy_version"));
+    own_free char *lang = strdup(json_text(answer, "agent_lang")), *numpy = strdup(json_text(answer, "numpy_version"));
+    if (lang && numpy)
+        printf("%s is well: agent in %s, %s interpreter%s%s\n", id, text_defuse(lang),
+               json_is_true(json_object_get(answer, "warmup_ready")) ? "warm" : "no warm", *numpy ? ", numpy " : "",
+               text_defuse(numpy));
     json_decref(answer);
     return 0;
 }

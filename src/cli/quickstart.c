@@ -79,15 +79,13 @@ static int snapshots_sweep(struct client *client, const char *tag, bool *there, 
     json_array_foreach(list, i, one)
     {
         const char *name = json_text(one, "tag");
-        char path[160];
         if (strncmp(name, tag_stem, sizeof tag_stem - 1) != 0)
             continue;
         if (!strcmp(name, tag) && json_is_true(json_object_get(one, "bootable"))) {
             *there = true;
             continue;
         }
-        snprintf(path, sizeof path, "/v1/snapshots/%s", name);
-        if (client_call(client, "DELETE", path, NULL, NULL, err) < 0)
+        if (client_call_named(client, "DELETE", "/v1/snapshots/*", name, NULL, NULL, err) < 0)
             rc = -err->code;
     }
     json_decref(list);

@@ -14,9 +14,7 @@ static int resume_run(const struct args *args)
         return verb_fail(&err);
     json_t *resumed = json_array();
     for (int i = 0; i < args->count; i++) {
-        char path[256];
-        snprintf(path, sizeof path, "/v1/sandboxes/%.200s/resume", args->rest[i]);
-        if (client_call(client, "POST", path, NULL, NULL, &err) < 0)
+        if (client_call_named(client, "POST", "/v1/sandboxes/*/resume", args->rest[i], NULL, NULL, &err) < 0)
             status = verb_fail(&err);
         else if (args->json)
             json_array_append_new(resumed, json_string(args->rest[i]));

@@ -20,14 +20,12 @@ static int rmi_run(const struct args *args)
         return verb_usage("forkd rmi needs tags, and one of --cascade and --force at most");
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
+    const char *path = cascade ? "/v1/snapshots/*?cascade=true"
+                       : force ? "/v1/snapshots/*?force=true"
+                               : "/v1/snapshots/*";
     json_t *deleted = json_array();
     for (int i = 0; i < args->count; i++) {
-        char path[256];
-        snprintf(path, sizeof path, "/v1/snapshots/%.160s%s", args->rest[i],
-                 cascade ? "?cascade=true"
-                 : force ? "?force=true"
-                         : "");
-        if (client_call(client, "DELETE", path, NULL, NULL, &err) < 0)
+        if (client_call_named(client, "DELETE", path, args->rest[i], NULL, NULL, &err) < 0)
             status = verb_fail(&err);
         else if (args->json)
             json_array_append_new(deleted, json_string(args->rest[i]));

@@ -5,8 +5,11 @@
 #include "cli/cli.h"
 #include "cli/table.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+enum { STATUS_MAX = 255 };
 
 const char *json_text(const json_t *object, const char *name)
 {
@@ -35,9 +38,10 @@ void sandboxes_print(const json_t *list)
     json_t *one;
     json_array_foreach(list, i, one)
     {
-        char pid[24], limit[24] = "-", age[24];
-        json_t *mib = json_object_get(one, "memory_limit_mib");
-        snprintf(pid, sizeof pid, "%lld", (long long)json_integer_value(json_object_get(one, "pid")));
+        char pid[24] = "-", limit[24] = "-", age[24];
+        json_t *mib = json_object_get(one, "memory_limit_mib"), *process = json_object_get(one, "pid");
+        if (json_is_integer(process))
+            snprintf(pid, sizeof pid, "%lld", (long long)json_integer_value(process));
         if (json_is_integer(mib))
             snprintf(limit, sizeof limit, "%lld", (long long)json_integer_value(mib));
         age_text(json_integer_value(json_object_get(one, "created_at_unix")), age, sizeof age);
@@ -49,22 +53,32 @@ void sandboxes_print(const json_t *list)
 
 int sandbox_delete(struct client *client, const char *id, struct err *err)
 {
-    char path[256];
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s", id);
-    return client_call(client, "DELETE", path, NULL, NULL, err);
+    return client_call_named(client, "DELETE", "/v1/sandboxes/*", id, NULL, NULL, err);
+}
+
+/* What is executed or evaluated ends with a code; an answer without one is of somebody else. */
+int sandbox_call(struct client *client, const char *id, const char *what, json_t *body, json_t **answer,
+                 struct err *err)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/v1/sandboxes/*/%s", what);
+    int rc = client_call_named(client, "POST", path, id, body, answer, err);
+    if (rc < 0 || json_is_integer(json_object_get(*answer, "exit_code")))
+        return rc;
+    json_decref(*answer);
+    *answer = NULL;
+    return err_say(err, EPROTO, "the answer of the controller has no exit code");
 }
 
 int sandbox_ask(const struct args *args, const char *what, json_t *body, json_t **answer)
 {
     struct err err;
     struct client *client;
-    char path[256];
-    snprintf(path, sizeof path, "/v1/sandboxes/%.200s/%s", args->rest[0], what);
     if (client_open(args, &client, &err) < 0) {
         json_decref(body);
         return verb_fail(&err);
     }
-    int rc = client_call(client, "POST", path, body, answer, &err);
+    int rc = sandbox_call(client, args->rest[0], what, body, answer, &err);
     client_close(client);
     return rc < 0 ? verb_fail(&err) : 0;
 }
@@ -72,5 +86,6 @@ int sandbox_ask(const struct args *args, const char *what, json_t *body, json_t 
 int sandbox_exit_status(const json_t *answer)
 {
     long long code = json_integer_value(json_object_get(answer, "exit_code"));
-    return (int)(code < 0 ? 128 - code : code);
+    long long status = code < 0 && code > -STATUS_MAX ? 128 - code : code;
+    return status >= 0 && status <= STATUS_MAX ? (int)status : STATUS_MAX;
 }

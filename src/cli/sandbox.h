@@ -13,7 +13,11 @@ void age_text(json_int_t created_at_unix, char *text, size_t cap);
 /* The table of `forkd ls` and `forkd spawn`. */
 void sandboxes_print(const json_t *list);
 
-/* Has the agent of the sandbox that args->rest[0] names do `what` ("exec", "eval"). `body` is taken. 0: *answer is the
+/* Has the agent of a sandbox do `what` ("exec", "eval"). `body` is taken; *answer has an exit code and is the caller's.
+ */
+int sandbox_call(struct client *client, const char *id, const char *what, json_t *body, json_t **answer,
+                 struct err *err);
+/* Has the agent of the sandbox that args->rest[0] names do it. `body` is taken. 0: *answer is the
  * caller's; else the status to end with, and the user was told why. */
 int sandbox_ask(const struct args *args, const char *what, json_t *body, json_t **answer);
 /* The status that what was executed or evaluated ended with, as a shell gives it: 128 + N for signal N. */

@@ -16,16 +16,15 @@ static int compact_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    char path[256];
     json_t *made = NULL;
     if (!from || !to || args->count)
         return verb_usage("forkd snapshot-compact needs --from TAG and --to TAG");
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    snprintf(path, sizeof path, "/v1/snapshots/%.160s/compact", from);
     struct making making = {.tag = to};
     making_begin(&making, args, "writing the snapshot");
-    int rc = client_call(client, "POST", path, json_pack("{s:s}", "to", to), &made, &err);
+    int rc =
+        client_call_named(client, "POST", "/v1/snapshots/*/compact", from, json_pack("{s:s}", "to", to), &made, &err);
     making_end(&making, rc < 0 ? "failed" : NULL);
     client_close(client);
     if (rc < 0)

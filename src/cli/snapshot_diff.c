@@ -29,12 +29,10 @@ static int spawn(struct client *client, char id[64], struct err *err)
 /* What the command prints is shown; that it failed is an error. */
 static int run_command(struct client *client, const char *id, struct err *err)
 {
-    char path[128];
     json_t *answer, *body = json_pack("{s:[s, s, s], s:i}", "args", "/bin/sh", "-c", options.command, "timeout_secs",
                                       (int)options.timeout);
-    snprintf(path, sizeof path, "/v1/sandboxes/%s/exec", id);
     struct progress *progress = progress_begin("running the command");
-    int rc = client_call(client, "POST", path, body, &answer, err);
+    int rc = sandbox_call(client, id, "exec", body, &answer, err);
     progress_end(progress, rc < 0 ? "failed" : NULL);
     if (rc < 0)
         return rc;
@@ -51,12 +49,12 @@ static int run_command(struct client *client, const char *id, struct err *err)
 
 static int branch(const struct args *args, struct client *client, const char *id, json_t **made, struct err *err)
 {
-    char path[128], what[128];
+    char what[128];
     struct making making = {.source = id};
-    snprintf(path, sizeof path, "/v1/sandboxes/%s/branch", id);
     snprintf(what, sizeof what, "making snapshot %.64s", options.tag);
     making_begin(&making, args, what);
-    int rc = client_call(client, "POST", path, json_pack("{s:s, s:s}", "tag", options.tag, "mode", "diff"), made, err);
+    json_t *body = json_pack("{s:s, s:s}", "tag", options.tag, "mode", "diff");
+    int rc = client_call_named(client, "POST", "/v1/sandboxes/*/branch", id, body, made, err);
     making_end(&making, rc < 0 ? "failed" : NULL);
     return rc;
 }

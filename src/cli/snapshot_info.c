@@ -74,14 +74,12 @@ static int info_run(const struct args *args)
 {
     struct err err;
     struct client *client;
-    char path[256];
     json_t *info = NULL;
     if (args->count != 1)
         return verb_usage("forkd snapshot-info needs one tag");
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    snprintf(path, sizeof path, "/v1/snapshots/%.160s/info", args->rest[0]);
-    int rc = client_call(client, "GET", path, NULL, &info, &err);
+    int rc = client_call_named(client, "GET", "/v1/snapshots/*/info", args->rest[0], NULL, &info, &err);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);

@@ -1,6 +1,8 @@
 /* table.c: see table.h. */
 #include "cli/table.h"
 
+#include "cli/defuse.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,14 +28,14 @@ struct table *table_new(const char *const *headings)
     return t;
 }
 
-/* A guest's words must not move a terminal's cursor. */
+/* A row is one line. */
 static char *printable(const char *text)
 {
     char *copy = strdup(text);
     for (char *c = copy; c && *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
+        if (*c == '\n' || *c == '\t')
             *c = '?';
-    return copy;
+    return copy ? text_defuse(copy) : NULL;
 }
 
 void table_row(struct table *t, const char *const *cells)

@@ -53,7 +53,8 @@ static void print_one(const json_t *workspace)
 }
 
 /* One request, and what came of it. */
-static int ask(const struct args *args, const char *method, const char *path, json_t *body, const char *what)
+static int ask(const struct args *args, const char *method, const char *path, const char *name, json_t *body,
+               const char *what)
 {
     struct err err;
     struct client *client;
@@ -64,7 +65,8 @@ static int ask(const struct args *args, const char *method, const char *path, js
     }
     struct making making = {.workspace = args->count > 1 ? args->rest[1] : ""};
     making_begin(&making, args, what);
-    int rc = client_call(client, method, path, body, &answer, &err);
+    int rc = name ? client_call_named(client, method, path, name, body, &answer, &err)
+                  : client_call(client, method, path, body, &answer, &err);
     making_end(&making, rc < 0 ? "failed" : NULL);
     client_close(client);
     if (rc < 0)
@@ -93,27 +95,28 @@ static int create(const struct args *args, const char *name)
     if (options.netns)
         json_object_set_new(body, "per_child_netns", json_true());
     snprintf(what, sizeof what, "creating workspace %.64s", name);
-    return ask(args, "POST", "/v1/workspaces", body, what);
+    return ask(args, "POST", "/v1/workspaces", NULL, body, what);
 }
 
 static int act(const struct args *args, const char *deed, const char *name)
 {
-    char path[160], what[128];
-    bool suspends = !strcmp(deed, "suspend"), deletes = !strcmp(deed, "delete");
-    snprintf(path, sizeof path, "/v1/workspaces/%.100s%s%s", name, deletes ? "" : "/", deletes ? "" : deed);
-    if (deletes) {
+    char path[64], what[128];
+    bool suspends = !strcmp(deed, "suspend");
+    if (!strcmp(deed, "delete")) {
         snprintf(what, sizeof what, "deleted workspace %.64s", name);
-        return ask(args, "DELETE", path, NULL, what);
+        return ask(args, "DELETE", "/v1/workspaces/*", name, NULL, what);
     }
+    snprintf(path, sizeof path, "/v1/workspaces/*/%s", deed);
     snprintf(what, sizeof what, "%s workspace %.64s", suspends ? "suspending" : "resuming", name);
-    return ask(args, "POST", path, suspends && options.diff ? json_pack("{s:b}", "diff", 1) : json_object(), what);
+    return ask(args, "POST", path, name, suspends && options.diff ? json_pack("{s:b}", "diff", 1) : json_object(),
+               what);
 }
 
 static int workspace_run(const struct args *args)
 {
     const char *deed = args->count ? args->rest[0] : "list", *name = args->count > 1 ? args->rest[1] : NULL;
     if (!strcmp(deed, "list") && args->count <= 1)
-        return ask(args, "GET", "/v1/workspaces", NULL, "listing workspaces");
+        return ask(args, "GET", "/v1/workspaces", NULL, NULL, "listing workspaces");
     if (args->count == 2 && !strcmp(deed, "create"))
         return create(args, name);
     if (args->count == 2 && (!strcmp(deed, "suspend") || !strcmp(deed, "resume") || !strcmp(deed, "delete")))

@@ -2,14 +2,12 @@
 """forkd top, where and bench, against a VMM that is none, and progress, against a controller that is none."""
 
 import contextlib
-import http.server
 import json
 import os
 import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +15,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import DEADLINE, case, main
+from scripted import Scripted
 
 FORKD = os.environ['FORKD_TEST_CLI']
 
@@ -98,41 +97,18 @@ def top_on_a_terminal_shows_a_screen_of_its_own_until_q(c):
     assert end_of(pid, terminal) == 0
 
 
-class Scripted(http.server.ThreadingHTTPServer):
+class Making(Scripted):
     """A controller whose requests to make something are answered when `done` is set, and which tells `listed` meanwhile."""
-    address_family = socket.AF_UNIX
 
     def __init__(self, path):
         self.done, self.listed = threading.Event(), []
-        super().__init__(path, Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        super().__init__(path)
 
-    def server_bind(self):
-        self.socket.bind(self.server_address)
-        self.server_name, self.server_port = 'scripted', 0
-
-    def get_request(self):
-        return self.socket.accept()[0], ('client', 0)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, value):
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        self.answer(self.server.listed)
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get('Content-Length', 0)))
-        self.server.done.wait(DEADLINE)
-        self.answer({'tag': 'py', 'branched_from': 'sb-x', 'pause_us': {'total': 1000}, 'ready_ms': 1})
-
-    def log_message(self, *_):
-        pass
+    def answer(self, method, path, body):
+        if method == 'GET':
+            return 200, self.listed
+        self.done.wait(DEADLINE)
+        return 200, {'tag': 'py', 'branched_from': 'sb-x', 'pause_us': {'total': 1000}, 'ready_ms': 1}
 
 
 MADE = {'tag': 'py', 'branched_from': 'sb-x', 'status': 'writing', 'bootable': False}
@@ -142,7 +118,7 @@ WRITING = r'writing, 7 MiB \[#{8}-{8}\]  50 %, [0-9]+ s'
 def progress_is_shown(c, args, at_first, listed, then=WRITING, last='snapshot py is'):
     """What a terminal shows of a request that takes long, before and after the controller tells that it writes."""
     path = os.path.join(c.dir, 'scripted')
-    server = Scripted(path)
+    server = Making(path)
     env = environment(c, FORKD_URL='unix:' + path)
     pid, terminal = pty.fork()
     if pid == 0:
@@ -160,8 +136,7 @@ def progress_is_shown(c, args, at_first, listed, then=WRITING, last='snapshot py
     finally:
         server.done.set()
         status = end_of(pid, terminal)
-        server.shutdown()
-        server.server_close()
+        server.end()
     assert status == 0
 
 
