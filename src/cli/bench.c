@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/own.h"
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 #include "cli/sandbox.h"
 #include "cli/table.h"
 
@@ -33,7 +34,7 @@ static int timed_call(struct client *client, struct series *s, const char *metho
 {
     uint64_t began = clock_monotonic_ns();
     int rc = id ? client_call_named(client, method, path, id, body, answer, err)
-                : client_call(client, method, path, body, answer, err);
+                : client_call_list(client, method, path, body, answer, err);
     s->ms[s->count++] = (double)(clock_monotonic_ns() - began) / (double)NS_PER_MS;
     return rc;
 }
@@ -47,7 +48,9 @@ static int round_run(struct client *client, struct series *spawn, struct series 
     if (rc < 0)
         return rc;
     const char *id = json_text(json_array_get(list, 0), "id");
+    client_set_interruptible(client, true);
     rc = timed_call(client, ping, "POST", "/v1/sandboxes/*/ping", id, NULL, NULL, err);
+    client_set_interruptible(client, false);
     struct err later;
     int end = timed_call(client, kill, "DELETE", "/v1/sandboxes/*", id, NULL, NULL, rc < 0 ? &later : err);
     json_decref(list);
@@ -125,13 +128,14 @@ static int bench_run(const struct args *args)
         {"spawn of one", ms, 0}, {"ping", ms + n, 0}, {"kill", ms + 2 * n, 0}, {together, ms + 3 * n, 0}};
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
+    interrupts_hold();
     int rc = 0;
-    for (unsigned i = 0; rc == 0 && i < n; i++)
+    for (unsigned i = 0; rc == 0 && i < n && !interrupts_came(); i++)
         rc = round_run(client, &series[0], &series[1], &series[2], &err);
-    if (rc == 0)
+    if (rc == 0 && !interrupts_came())
         rc = batch_run(client, &series[3], &err);
     client_close(client);
-    if (rc < 0)
+    if (interrupts_release(rc) < 0)
         return verb_fail(&err);
     series_show(series, 4, args->json);
     return 0;

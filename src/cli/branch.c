@@ -42,7 +42,7 @@ static int children_post(struct client *client, const char *tag, unsigned n, jso
     snprintf(what, sizeof what, "forking %u from %s", n, tag);
     struct progress *progress = progress_begin(what);
     json_t *body = json_pack("{s:s, s:i}", "snapshot_tag", tag, "n", (int)n);
-    int rc = client_call(client, "POST", "/v1/sandboxes", body, list, err);
+    int rc = client_call_list(client, "POST", "/v1/sandboxes", body, list, err);
     progress_end(progress, rc < 0 ? "failed" : NULL);
     return rc;
 }

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/own.h"
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cli/quickstart.h"
 #include "cli/sandbox.h"
@@ -34,7 +35,7 @@ static char *trimmed(const char *text)
 static int child_fork(struct client *client, const char *tag, struct child *child, struct err *err)
 {
     json_t *list;
-    int rc = client_call(client, "POST", "/v1/sandboxes", json_pack("{s:s}", "snapshot_tag", tag), &list, err);
+    int rc = client_call_list(client, "POST", "/v1/sandboxes", json_pack("{s:s}", "snapshot_tag", tag), &list, err);
     if (rc < 0)
         return rc;
     snprintf(child->id, sizeof child->id, "%s", json_text(json_array_get(list, 0), "id"));
@@ -75,11 +76,13 @@ static void child_run(struct client *client, const struct quickstart *q, const c
     struct err err;
     uint64_t began = clock_monotonic_ns();
     int rc = child_fork(client, tag, child, &err);
+    client_set_interruptible(client, true);
     if (rc == 0)
         rc = child_eval(client, q, child, &err);
     child->ms = (double)(clock_monotonic_ns() - began) / (double)NS_PER_MS;
     if (rc == 0)
         rc = child_exec(client, q, child, &err);
+    client_set_interruptible(client, false);
     child->answered = rc == 0;
     if (rc < 0) {
         free(child->answer);
@@ -178,34 +181,47 @@ static void tell_progress(void *owner, struct progress_now *now)
     now->percent = (int)(asking->done * 100 / asking->of);
 }
 
-int children_show(struct client *client, const struct quickstart *q, const char *tag)
+/* Forks and asks one after the other, until a signal comes: false then. */
+static bool children_ask(struct client *client, const struct quickstart *q, const char *tag, struct child *children,
+                         double *wall_ms)
 {
-    own_free struct child *children = calloc(q->n, sizeof *children);
     char what[80];
-    unsigned answered = 0;
-    if (!children)
-        return EXIT_ERROR;
     snprintf(what, sizeof what, "forking %u children and asking each", q->n);
     struct asking asking = {.of = q->n};
     struct progress *progress = progress_begin_asking(what, tell_progress, &asking);
     uint64_t began = clock_monotonic_ns();
-    for (unsigned i = 0; i < q->n; i++) {
+    for (unsigned i = 0; i < q->n && !interrupts_came(); i++) {
         child_run(client, q, tag, &children[i]);
-        answered += children[i].answered;
         asking.done++;
     }
-    double wall_ms = (double)(clock_monotonic_ns() - began) / (double)NS_PER_MS;
-    for (unsigned i = 0; i < q->n; i++)
+    *wall_ms = (double)(clock_monotonic_ns() - began) / (double)NS_PER_MS;
+    bool whole = !interrupts_came();
+    for (unsigned i = 0; whole && i < q->n; i++)
         child_measure(client, &children[i]);
-    progress_end(progress, NULL);
-    if (q->json) {
+    progress_end(progress, whole ? NULL : "interrupted");
+    return whole;
+}
+
+int children_show(struct client *client, const struct quickstart *q, const char *tag)
+{
+    own_free struct child *children = calloc(q->n, sizeof *children);
+    unsigned answered = 0;
+    double wall_ms;
+    if (!children)
+        return EXIT_ERROR;
+    interrupts_hold();
+    bool whole = children_ask(client, q, tag, children, &wall_ms);
+    for (unsigned i = 0; i < q->n; i++)
+        answered += children[i].answered;
+    if (whole && q->json) {
         json_show(children, q->n, answered, wall_ms);
-    } else {
+    } else if (whole) {
         table_show(children, q->n);
         totals_show(children, q->n, wall_ms);
     }
     fflush(stdout);
     children_end(client, children, q->n);
+    interrupts_release(0);
     if (!q->json)
         printf("%u of %u children answered\n", answered, q->n);
     return answered == q->n ? 0 : EXIT_ERROR;

@@ -2,6 +2,7 @@
 #include "cli/client.h"
 
 #include "base/own.h"
+#include "cli/interrupt.h"
 #include "cli/private.h"
 #include "proto/places.h"
 
@@ -9,7 +10,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-enum { ANSWER_MAX = 256 << 20 };
+enum { ANSWER_MAX = 256 << 20, HEALTH_SECS = 5, IDLE_SECS = 60, IDLE_AGAIN_SECS = 15 };
 
 struct client {
     CURL *curl;
@@ -18,7 +19,8 @@ struct client {
     char socket[128]; /* "" over TCP */
     int dirfd;        /* through which the socket's path goes */
     char token[4200]; /* the header field, "" without */
-    bool is_private;
+    bool is_private, interruptible;
+    unsigned patience_secs; /* 0: without end */
     char *detail;
 };
 
@@ -92,15 +94,18 @@ static int open_url(const char *url, const char *token, struct client **client, 
     return rc;
 }
 
-/* Somebody at this address says that all is well. */
-static bool is_up(const char *url)
+/* Somebody at this address says that all is well; or, of the user's own, is there and says nothing in time: stopped, or
+ * busy. */
+static bool is_up(const char *url, bool own)
 {
+    struct err err;
     struct client *c;
     json_t *answer = NULL;
     if (open_url(url, NULL, &c, NULL) < 0)
         return false;
-    bool up =
-        client_call(c, "GET", "/healthz", NULL, &answer, NULL) == 0 && json_is_true(json_object_get(answer, "ok"));
+    client_set_patience(c, HEALTH_SECS);
+    int rc = client_call(c, "GET", "/healthz", NULL, &answer, &err);
+    bool up = rc == 0 ? json_is_true(json_object_get(answer, "ok")) : own && rc == -ETIMEDOUT;
     json_decref(answer);
     client_close(c);
     return up;
@@ -123,9 +128,9 @@ static int find_running(const struct args *args, char own[PRIVATE_URL_MAX], stru
     if (url && *url)
         return open_url(url, token, client, err);
     int rc = private_url(own, err);
-    if (rc == 0 && is_up(own))
+    if (rc == 0 && is_up(own, true))
         return open_own(own, client, err);
-    if (rc == 0 && !getenv("FORKD_STATE") && is_up("http://" PLACE_ADDRESS))
+    if (rc == 0 && !getenv("FORKD_STATE") && is_up("http://" PLACE_ADDRESS, false))
         return open_url("http://" PLACE_ADDRESS, token, client, err);
     return rc;
 }
@@ -165,6 +170,16 @@ bool client_is_private(const struct client *c)
     return c->is_private;
 }
 
+void client_set_patience(struct client *c, unsigned secs)
+{
+    c->patience_secs = secs;
+}
+
+void client_set_interruptible(struct client *c, bool interruptible)
+{
+    c->interruptible = interruptible;
+}
+
 const char *client_detail(const struct client *c)
 {
     return c->detail;
@@ -198,6 +213,25 @@ static const char *silence(const struct client *c, CURLcode code, const char *wo
     return *words ? words : curl_easy_strerror(code);
 }
 
+/* libcurl calls it once a second at least; other than 0 ends the request. */
+static int give_up(void *arg, curl_off_t down_total, curl_off_t down, curl_off_t up_total, curl_off_t up)
+{
+    return interrupts_came();
+}
+
+/* How long it may take, and what ends it. Over TCP a host that is gone is noticed by its silence. */
+static void set_limits(const struct client *c)
+{
+    curl_easy_setopt(c->curl, CURLOPT_TIMEOUT, (long)c->patience_secs);
+    curl_easy_setopt(c->curl, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(c->curl, CURLOPT_TCP_KEEPIDLE, (long)IDLE_SECS);
+    curl_easy_setopt(c->curl, CURLOPT_TCP_KEEPINTVL, (long)IDLE_AGAIN_SECS);
+    if (!c->interruptible)
+        return;
+    curl_easy_setopt(c->curl, CURLOPT_XFERINFOFUNCTION, give_up);
+    curl_easy_setopt(c->curl, CURLOPT_NOPROGRESS, 0L);
+}
+
 static int transfer(struct client *c, const char *method, const char *url, const char *body, struct buffer *answer,
                     long *status, struct err *err)
 {
@@ -218,6 +252,7 @@ static int transfer(struct client *c, const char *method, const char *url, const
     curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, words);
     curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, collect);
     curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, answer);
+    set_limits(c);
     if (ca && *ca)
         curl_easy_setopt(c->curl, CURLOPT_CAINFO, ca);
     if (*c->socket)
@@ -227,8 +262,11 @@ static int transfer(struct client *c, const char *method, const char *url, const
     CURLcode code = curl_easy_perform(c->curl);
     curl_slist_free_all(fields);
     curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, status);
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return err_say(err, EINTR, "interrupted");
     if (code != CURLE_OK)
-        return err_say(err, EIO, "the controller at %s cannot be asked: %s", c->name, silence(c, code, words));
+        return err_say(err, code == CURLE_OPERATION_TIMEDOUT ? ETIMEDOUT : EIO,
+                       "the controller at %s cannot be asked: %s", c->name, silence(c, code, words));
     return 0;
 }
 
@@ -269,4 +307,15 @@ int client_call_named(struct client *c, const char *method, const char *path, co
         return client_call(c, method, whole, body, answer, err);
     json_decref(body);
     return rc;
+}
+
+int client_call_list(struct client *c, const char *method, const char *path, json_t *body, json_t **list,
+                     struct err *err)
+{
+    int rc = client_call(c, method, path, body, list, err);
+    if (rc < 0 || json_is_array(*list))
+        return rc;
+    json_decref(*list);
+    *list = NULL;
+    return err_say(err, EPROTO, "the answer of the controller at %s is no list", c->name);
 }

@@ -5,6 +5,7 @@
 #include "base/io.h"
 #include "base/own.h"
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cli/sandbox.h"
 
@@ -119,6 +120,7 @@ static int put_blocks(struct copy *c, int fd, unsigned mode, struct err *err)
     }
     if (rc == 0)
         return there_run(c, "mv -f \"$1.forkd-cp\" \"$1\"", "", NULL, NULL, err);
+    client_set_interruptible(c->client, false);
     there_run(c, "rm -f \"$1.forkd-cp\"", "", NULL, NULL, NULL);
     return rc;
 }
@@ -238,10 +240,13 @@ static int cp_run(const struct args *args)
     if (client_open(args, &c.client, &err) < 0)
         return verb_fail(&err);
     snprintf(what, sizeof what, "copying %.120s", c.here);
+    interrupts_hold();
     struct progress *progress = progress_begin_asking(what, tell_progress, &c);
+    client_set_interruptible(c.client, true);
     int rc = from ? get(&c, &err) : put(&c, &err);
     progress_end(progress, rc < 0 ? "failed" : NULL);
     client_close(c.client);
+    interrupts_release(0);
     return rc < 0 ? verb_fail(&err) : 0;
 }
 

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TOKEN_MIN = 16 };
+enum { TOKEN_MIN = 16, PATIENCE_SECS = 5 };
 
 static const char token_file_default[] = "/etc/forkd/tokens";
 
@@ -70,6 +70,7 @@ static void check_controller(struct finding *f, const struct args *args)
     looked_at(f, "the controller%s%.400s", url && *url ? " at " : "", url ? url : "");
     int rc = client_open_running(args, &client, &err);
     if (rc == 0) {
+        client_set_patience(client, PATIENCE_SECS);
         told_by(client, f);
         client_close(client);
     } else if (url && *url) {
@@ -90,6 +91,7 @@ static int asked_with_token(const struct args *args, bool *is_private)
     struct err err;
     if (client_open_running(args, &client, NULL) < 0)
         return -1;
+    client_set_patience(client, PATIENCE_SECS);
     *is_private = client_is_private(client);
     int status = client_call(client, "GET", "/v1/snapshots", NULL, NULL, &err) == 0 ? 0
                  : !strncmp(err.text, "HTTP ", 5)                                   ? atoi(err.text + 5)

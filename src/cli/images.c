@@ -132,7 +132,7 @@ static int list(const struct args *args)
     json_t *snapshots;
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    int rc = client_call(client, "GET", "/v1/snapshots", NULL, &snapshots, &err);
+    int rc = client_call_list(client, "GET", "/v1/snapshots", NULL, &snapshots, &err);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);

@@ -3,6 +3,7 @@
 #include "cli/progress.h"
 #include "cli/sandbox.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,7 +32,7 @@ static int kill_many(struct client *client, json_t *killed)
     json_t *list, *one;
     size_t i;
     int status = 0;
-    if (client_call(client, "GET", "/v1/sandboxes", NULL, &list, &err) < 0)
+    if (client_call_list(client, "GET", "/v1/sandboxes", NULL, &list, &err) < 0)
         return verb_fail(&err);
     json_array_foreach(list, i, one)
     {
@@ -41,6 +42,8 @@ static int kill_many(struct client *client, json_t *killed)
             json_array_append_new(killed, json_string(json_text(one, "id")));
         else if (strncmp(err.text, "HTTP 404", 8) != 0)
             status = verb_fail(&err);
+        if (status && err.code == EIO) /* nobody is there any more: the others need not be told so */
+            break;
     }
     json_decref(list);
     return status;

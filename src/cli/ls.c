@@ -14,7 +14,7 @@ static int ls_run(const struct args *args)
         return verb_usage("forkd ls takes no arguments");
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    int rc = client_call(client, "GET", "/v1/sandboxes", NULL, &list, &err);
+    int rc = client_call_list(client, "GET", "/v1/sandboxes", NULL, &list, &err);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);

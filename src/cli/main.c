@@ -92,6 +92,19 @@ static int run(int argc, char **argv)
     return verb_usage("there is no verb %s; see forkd --help", argv[0]);
 }
 
+/* What was not written is no success. Whoever stopped reading (forkd ls | head) wants to hear no more, of that either.
+ */
+static int output_end(int status)
+{
+    bool failed = fflush(stdout) != 0;
+    int error = errno;
+    if (status || (!failed && !ferror(stdout)))
+        return status;
+    if (!failed || error != EPIPE)
+        fprintf(stderr, "forkd: write the output: %s\n", failed ? strerrordesc_np(error) : "it was cut");
+    return failed && error == EPIPE ? 128 + SIGPIPE : EXIT_ERROR;
+}
+
 int main(int argc, char **argv)
 {
     static char version[] = "version";
@@ -103,16 +116,12 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         bool json = argc > 2 && !strcmp(argv[2], "--json");
         (json ? help_program_json : help_program)(verbs, stdout);
-        return 0;
+        return output_end(0);
     }
     if (!strcmp(argv[1], "--version"))
         argv[1] = version;
     curl_global_init(CURL_GLOBAL_DEFAULT);
     int status = run(argc - 1, argv + 1);
     curl_global_cleanup();
-    if (fflush(stdout) != 0 && status == 0) {
-        fprintf(stderr, "forkd: write the output: %s\n", strerrordesc_np(errno));
-        status = EXIT_ERROR;
-    }
-    return status;
+    return output_end(status);
 }

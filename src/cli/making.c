@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The end of what is watched must not wait for an answer to how far it is. */
+enum { PATIENCE_SECS = 5 };
+
 /* "ws-NAME-state", or that and ".2". */
 static bool is_state_of(const char *tag, const char *workspace)
 {
@@ -57,7 +60,7 @@ static void ask(void *owner, struct progress_now *now)
     const struct making *m = owner;
     json_t *list, *one;
     size_t i;
-    if (!m->client || client_call(m->client, "GET", "/v1/snapshots", NULL, &list, NULL) < 0)
+    if (!m->client || client_call_list(m->client, "GET", "/v1/snapshots", NULL, &list, NULL) < 0)
         return;
     *now = (struct progress_now){.percent = -1};
     if (m->source)
@@ -70,6 +73,8 @@ void making_begin(struct making *m, const struct args *args, const char *what)
 {
     if (client_open_running(args, &m->client, NULL) < 0)
         m->client = NULL;
+    if (m->client)
+        client_set_patience(m->client, PATIENCE_SECS);
     m->began_ns = clock_monotonic_ns();
     m->progress = progress_begin_asking(what, ask, m);
 }

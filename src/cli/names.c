@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { PATIENCE_SECS = 5 };
+
 static void fields_collect(const json_t *list, const char *field, json_t *names)
 {
     size_t i;
@@ -20,7 +22,8 @@ static int names_of(const struct args *args, const char *path, const char *field
     json_t *list;
     if (client_open_running(args, &client, &err) < 0)
         return verb_fail(&err);
-    int rc = client_call(client, "GET", path, NULL, &list, &err);
+    client_set_patience(client, PATIENCE_SECS);
+    int rc = client_call_list(client, "GET", path, NULL, &list, &err);
     client_close(client);
     if (rc < 0)
         return verb_fail(&err);

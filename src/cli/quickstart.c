@@ -73,7 +73,7 @@ static int snapshots_sweep(struct client *client, const char *tag, bool *there, 
     json_t *list, *one;
     size_t i;
     *there = false;
-    int rc = client_call(client, "GET", "/v1/snapshots", NULL, &list, err);
+    int rc = client_call_list(client, "GET", "/v1/snapshots", NULL, &list, err);
     if (rc < 0)
         return rc;
     json_array_foreach(list, i, one)

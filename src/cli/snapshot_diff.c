@@ -2,6 +2,7 @@
  *
  * A sandbox of the snapshot runs the command and becomes a diff to it. Whatever happens, the sandbox is ended. */
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 #include "cli/making.h"
 #include "cli/sandbox.h"
 
@@ -18,7 +19,8 @@ static struct {
 static int spawn(struct client *client, char id[64], struct err *err)
 {
     json_t *list;
-    int rc = client_call(client, "POST", "/v1/sandboxes", json_pack("{s:s}", "snapshot_tag", options.from), &list, err);
+    int rc =
+        client_call_list(client, "POST", "/v1/sandboxes", json_pack("{s:s}", "snapshot_tag", options.from), &list, err);
     if (rc < 0)
         return rc;
     snprintf(id, 64, "%s", json_text(json_array_get(list, 0), "id"));
@@ -66,9 +68,11 @@ static int make(const struct args *args, struct client *client, json_t **made, s
     int rc = spawn(client, id, err);
     if (rc < 0)
         return rc;
+    client_set_interruptible(client, true);
     rc = run_command(client, id, err);
     if (rc == 0)
         rc = branch(args, client, id, made, err);
+    client_set_interruptible(client, false);
     sandbox_delete(client, id, &ignored);
     return rc;
 }
@@ -82,8 +86,10 @@ static int diff_run(const struct args *args)
         return verb_usage("forkd snapshot-diff needs --from TAG, --tag TAG and --exec COMMAND");
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
+    interrupts_hold();
     int rc = make(args, client, &made, &err);
     client_close(client);
+    interrupts_release(0);
     if (rc < 0)
         return verb_fail(&err);
     if (args->json)

@@ -1,13 +1,13 @@
 /* spawn.c: forkd spawn and forkd fork.
  *
- * `fork --settle-secs S` stays in the foreground: SIGINT and SIGTERM are blocked before the first child is asked
- * for, so that no moment exists in which a signal would leave children behind. */
+ * `fork --settle-secs S` stays in the foreground: signals are held back before the first child is asked for, so that no
+ * moment exists in which one would leave children behind. That one came is the ordinary end of it, with status 0. */
 #include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 #include "cli/making.h"
 #include "cli/sandbox.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,8 @@ static struct spawn {
 
 /* Those of fork; spawn's begin with the second. */
 static const struct arg flags[] = {
-    {"settle-secs", 0, ARG_NUMBER, &options.settle, "N", "stay so long, or until SIGINT or SIGTERM, then kill them"},
+    {"settle-secs", 0, ARG_NUMBER, &options.settle, "N",
+     "stay so long, or until SIGINT, SIGTERM or SIGHUP, then kill them"},
     {"tag", 't', ARG_TEXT, &options.tag, "TAG", "the snapshot (FORKD_TAG)"},
     {"n", 'n', ARG_NUMBER, &options.n, "N", "how many, at most 1000 (1)"},
     {"memory-limit-mib", 0, ARG_NUMBER, &options.limit, "N", "what each may use for itself"},
@@ -44,17 +45,6 @@ static json_t *body_make(const struct spawn *s)
     return body;
 }
 
-static void signals_await(unsigned secs, const sigset_t *ends)
-{
-    uint64_t deadline = clock_monotonic_ns() + secs * NS_PER_SEC, now;
-    while ((now = clock_monotonic_ns()) < deadline) {
-        struct timespec left = {.tv_sec = (time_t)((deadline - now) / NS_PER_SEC),
-                                .tv_nsec = (long)((deadline - now) % NS_PER_SEC)};
-        if (sigtimedwait(ends, NULL, &left) > 0)
-            return;
-    }
-}
-
 static int children_kill(struct client *client, const json_t *list)
 {
     struct err err;
@@ -75,19 +65,15 @@ static int spawn(const struct args *args, const struct spawn *s)
     struct err err;
     struct client *client;
     json_t *list = NULL;
-    sigset_t ends;
     char what[128];
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGINT);
-    sigaddset(&ends, SIGTERM);
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
     if (s->settle)
-        sigprocmask(SIG_BLOCK, &ends, NULL);
+        interrupts_hold();
     snprintf(what, sizeof what, "forking %u from %s", s->n, s->tag);
     struct making making = {.tag = s->tag};
     making_begin(&making, args, what);
-    int rc = client_call(client, "POST", "/v1/sandboxes", body_make(s), &list, &err);
+    int rc = client_call_list(client, "POST", "/v1/sandboxes", body_make(s), &list, &err);
     making_end(&making, rc < 0 ? "failed" : NULL);
     int status = 0;
     if (rc < 0)
@@ -98,7 +84,7 @@ static int spawn(const struct args *args, const struct spawn *s)
         sandboxes_print(list);
     fflush(stdout);
     if (rc == 0 && s->settle) {
-        signals_await(s->settle, &ends);
+        interrupts_await(clock_monotonic_ns() + s->settle * NS_PER_SEC);
         status = children_kill(client, list);
     }
     json_decref(list);

@@ -6,17 +6,16 @@
 #include "base/clock.h"
 #include "base/own.h"
 #include "cli/cli.h"
+#include "cli/interrupt.h"
 #include "cli/sandbox.h"
 #include "cli/table.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/signalfd.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -148,7 +147,7 @@ static void rows_print(const struct row *rows, size_t count, size_t most)
 static int sample_take(struct client *client, struct sample *sample, struct err *err)
 {
     sample->at_ns = clock_monotonic_ns();
-    return client_call(client, "GET", "/v1/sandboxes?memory=true", NULL, &sample->list, err);
+    return client_call_list(client, "GET", "/v1/sandboxes?memory=true", NULL, &sample->list, err);
 }
 
 /* The interval passes, or somebody has seen enough: false. */
@@ -198,31 +197,22 @@ static int watch(struct client *client, int signals, bool json, bool screen, str
     return rc;
 }
 
-static int signals_open(void)
-{
-    sigset_t ends;
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGINT);
-    sigaddset(&ends, SIGTERM);
-    sigaddset(&ends, SIGHUP);
-    sigprocmask(SIG_BLOCK, &ends, NULL);
-    return signalfd(-1, &ends, SFD_CLOEXEC);
-}
-
-/* Keys one by one and unseen, on a screen of its own; and back. */
+/* Keys one by one and unseen, on a screen of its own, on which a row that is wider is cut and not continued; and back.
+ * Only by what gives the screen back does it end: the keys that would stop it do not. */
 static void screen_enter(struct termios *was)
 {
     struct termios keys;
     tcgetattr(STDIN_FILENO, was);
     keys = *was;
     keys.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    keys.c_cc[VSUSP] = keys.c_cc[VQUIT] = _POSIX_VDISABLE;
     tcsetattr(STDIN_FILENO, TCSANOW, &keys);
-    fputs("\033[?1049h\033[?25l", stdout);
+    fputs("\033[?1049h\033[?25l\033[?7l", stdout);
 }
 
 static void screen_leave(const struct termios *was)
 {
-    fputs("\033[?25h\033[?1049l", stdout);
+    fputs("\033[?7h\033[?25h\033[?1049l", stdout);
     fflush(stdout);
     tcsetattr(STDIN_FILENO, TCSANOW, was);
 }
@@ -239,14 +229,16 @@ static int top_run(const struct args *args)
     bool screen = terminal && !once && !args->json;
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    own_fd int signals = signals_open();
+    interrupts_hold();
+    client_set_interruptible(client, true);
+    own_fd int signals = interrupts_fd();
     if (screen)
         screen_enter(&was);
     int rc = watch(client, signals, args->json, screen, &err);
     if (screen)
         screen_leave(&was);
     client_close(client);
-    return rc < 0 ? verb_fail(&err) : 0;
+    return rc < 0 && !interrupts_came() ? verb_fail(&err) : 0;
 }
 
 const struct verb verb_top = {

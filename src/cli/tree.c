@@ -160,9 +160,9 @@ static int tree_run(const struct args *args)
         return verb_usage("forkd tree takes no arguments");
     if (client_open(args, &client, &err) < 0)
         return verb_fail(&err);
-    int rc = client_call(client, "GET", "/v1/snapshots?memory=true", NULL, &snapshots, &err);
+    int rc = client_call_list(client, "GET", "/v1/snapshots?memory=true", NULL, &snapshots, &err);
     if (rc == 0)
-        rc = client_call(client, "GET", "/v1/sandboxes?memory=true", NULL, &sandboxes, &err);
+        rc = client_call_list(client, "GET", "/v1/sandboxes?memory=true", NULL, &sandboxes, &err);
     client_close(client);
     if (rc == 0 && args->json)
         return verb_json(json_pack("{s:o, s:o}", "snapshots", snapshots, "sandboxes", sandboxes));

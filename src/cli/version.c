@@ -4,12 +4,15 @@
 
 #include <stdio.h>
 
+enum { PATIENCE_SECS = 5 };
+
 static int version_run(const struct args *args)
 {
     struct client *client;
     json_t *answer = NULL;
     /* Asked where it runs; for this alone none is started. */
     if (client_open_running(args, &client, NULL) == 0) {
+        client_set_patience(client, PATIENCE_SECS);
         if (client_call(client, "GET", "/version", NULL, &answer, NULL) < 0)
             answer = NULL;
         client_close(client);

@@ -191,6 +191,20 @@ def every_verb_has_help(c):
 
 
 @case(start=False)
+def what_cannot_be_written_is_no_success(c):
+    """But who stopped reading (head) is told nothing more."""
+    for words in (['--help'], ['version'], ['help', '--json']):
+        with open('/dev/full', 'wb') as full:
+            run = subprocess.run([FORKD, *words], env=command(c, False), stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (run.returncode, run.stderr) == (1, b'forkd: write the output: No space left on device\n'), run
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        run = subprocess.run([FORKD, *words], env=command(c, False), stdout=write_end, stderr=subprocess.PIPE, check=False)
+        os.close(write_end)
+        assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, b''), run
+
+
+@case(start=False)
 def a_controller_that_is_not_there_is_named(c):
     assert forkd(c, 'ls', status=1).stderr == \
         f'forkd: the controller at unix:{c.socket} cannot be asked: it does not listen\n'
@@ -200,7 +214,7 @@ def a_controller_that_is_not_there_is_named(c):
 @case()
 def fork_in_the_foreground_kills_its_children_when_told_to(c):
     c.snapshot()
-    for how in (signal.SIGTERM, signal.SIGINT):
+    for how in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         run = subprocess.Popen([FORKD, 'fork', '--tag', 'py', '-n', '2', '--settle-secs', '3600'],
                                env=command(c, False), stdout=subprocess.PIPE)
         until(lambda: len(c.ids()) == 2, 'the children are there')

@@ -3,9 +3,12 @@
 
 import base64
 import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import DEADLINE, case, main
@@ -26,6 +29,30 @@ class Said(Scripted):
         return self.status, self.value
 
 
+class Hanging(Scripted):
+    """Makes a snapshot and a sandbox, and never answers those requests whose text has `word`."""
+
+    def __init__(self, path, word):
+        self.word, self.reached, self.freed, self.asked = word, threading.Event(), threading.Event(), []
+        super().__init__(path)
+
+    def answer(self, method, path, body):
+        self.asked.append((method, path))
+        if self.word in path + json.dumps(body):
+            self.reached.set()
+            self.freed.wait(DEADLINE)
+        if path == '/healthz':
+            return 200, {'ok': True}
+        if method == 'GET' or path == '/v1/sandboxes':
+            return 200, [{'id': 'sb-x'}] if method == 'POST' else []
+        stat = 'stat -L' in json.dumps(body)
+        return 200, {'exit_code': 0, 'stdout': '5 644' if stat else '', 'result': '', 'error': None}
+
+    def end(self):
+        self.freed.set()
+        super().end()
+
+
 class Shell(Scripted):
     """Has every sandbox's commands run by this host, but those of which `lies` has an answer."""
 
@@ -41,11 +68,15 @@ class Shell(Scripted):
         return 200, {'stdout': run.stdout, 'stderr': run.stderr, 'exit_code': run.returncode}
 
 
+def environment(server, **more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith('FORKD_')}
+    return {**clean, 'FORKD_URL': 'unix:' + server.server_address, **more}
+
+
 @contextlib.contextmanager
 def asking(server):
     """Runs forkd against it: a function of its words."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith('FORKD_')}
-    env['FORKD_URL'] = 'unix:' + server.server_address
+    env = environment(server)
 
     def forkd(*args, status=0):
         run = subprocess.run([FORKD, *args], env=env, capture_output=True, timeout=DEADLINE, check=False,
@@ -173,6 +204,73 @@ def cp_says_what_went_wrong_there(c):
             assert said in forkd('cp', '/etc/passwd', f'sb:{c.dir}/x', status=1).stderr
         os.unlink(socket_of(c))
         assert os.listdir(c.dir) == ['forkd-vmm']
+
+
+def interrupted(server, how, *words, **env):
+    """Ends forkd by a signal while it waits for an answer; its exit status, and what was asked after the signal."""
+    run = subprocess.Popen([FORKD, *words], env=environment(server, **env), stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)
+    assert server.reached.wait(DEADLINE)
+    before = len(server.asked)
+    run.send_signal(how)
+    try:
+        return run.wait(DEADLINE), server.asked[before:]
+    finally:
+        server.end()
+        os.unlink(server.server_address)
+
+
+@case(start=False)
+def what_a_verb_made_goes_when_it_is_interrupted(c):
+    os.makedirs(os.path.join(c.dir, 'images', 'python3'))
+    with open(os.path.join(c.dir, 'images', 'python3', 'image.json'), 'w', encoding='utf-8') as file:
+        file.write('{}')
+    quickstart = {'FORKD_IMAGES': os.path.join(c.dir, 'images'), 'FORKD_IN_LAB': '1'}
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for word, words, env in (('/ping', ['bench', '--tag', 'py'], {}), ('/eval', ['quickstart'], quickstart),
+                                 ('/exec', ['quickstart', '--json'], quickstart),
+                                 ('/exec', ['snapshot-diff', '--from', 'py', '--tag', 'a', '--exec', 'x'], {}),
+                                 ('/branch', ['snapshot-diff', '--from', 'py', '--tag', 'a', '--exec', 'x'], {})):
+            status, asked = interrupted(Hanging(socket_of(c), word), how, *words, **env)
+            assert status == -how and asked == [('DELETE', '/v1/sandboxes/sb-x')], (words, how, status, asked)
+
+
+@case(start=False)
+def a_copy_that_is_interrupted_is_not_left_half_made(c):
+    into = os.path.join(c.dir, 'into')
+    os.mkdir(into)
+    assert interrupted(Hanging(socket_of(c), 'dd if='), signal.SIGINT, 'cp', 'sb:/a', into)[0] == -signal.SIGINT
+    assert os.listdir(into) == []
+    status, asked = interrupted(Hanging(socket_of(c), 'base64 -d'), signal.SIGINT, 'cp', '/etc/passwd', 'sb:/a')
+    assert status == -signal.SIGINT and asked == [('POST', '/v1/sandboxes/sb/exec')], (status, asked)
+
+
+@case(start=False)
+def top_ends_though_nobody_answers_it(c):
+    assert interrupted(Hanging(socket_of(c), '?memory=true'), signal.SIGINT, 'top', '--once')[0] == 0
+
+
+@case(start=False)
+def who_asks_for_a_program_waits_for_no_controller_that_stands_still(c):
+    for word, words, expected in (('/version', ['version'], 0), ('/v1/snapshots', ['names', 'tags'], 1),
+                                  ('/version', ['doctor'], 1)):
+        server = Hanging(socket_of(c), word)
+        run = subprocess.run([FORKD, *words], env=environment(server), capture_output=True, text=True, timeout=DEADLINE,
+                             check=False)
+        assert server.reached.is_set() and run.returncode == expected, run
+        server.end()
+        os.unlink(server.server_address)
+    assert 'FAIL  controller ' in run.stdout and 'does not answer' in run.stdout, run.stdout
+
+
+@case(start=False)
+def a_list_that_is_none_is_an_error(c):
+    server = Said(socket_of(c), {})
+    with asking(server) as forkd:
+        for words in (['ls'], ['ls', '--json'], ['tree'], ['images'], ['top', '--once'], ['spawn', '--tag', 'py'],
+                      ['kill', '--all'], ['names', 'tags'], ['bench', '--tag', 'py']):
+            run = forkd(*words, status=1)
+            assert b'is no list' in run.stderr and run.stdout == b'', run
 
 
 raise SystemExit(main())

@@ -91,9 +91,9 @@ def top_on_a_terminal_shows_a_screen_of_its_own_until_q(c):
             os.execve(FORKD, [FORKD, 'top', '--interval', '1'], env)
         finally:
             os._exit(127)
-    read_until(terminal, r'\x1b\[\?1049h[^$]*' + one)
-    os.write(terminal, b'q')
-    read_until(terminal, r'\x1b\[\?1049l')
+    read_until(terminal, r'\x1b\[\?1049h.*\x1b\[\?7l[^$]*' + one)  # a row wider than the terminal is one row
+    os.write(terminal, b'\x1a\x1cq')  # neither ^Z nor ^\ leaves that screen behind
+    read_until(terminal, r'\x1b\[\?7h.*\x1b\[\?1049l')
     assert end_of(pid, terminal) == 0
 
 
@@ -108,6 +108,8 @@ class Making(Scripted):
         if method == 'GET':
             return 200, self.listed
         self.done.wait(DEADLINE)
+        if path == '/v1/sandboxes':
+            return 200, [{'id': 'sb-y', 'snapshot_tag': 'py'}]
         return 200, {'tag': 'py', 'branched_from': 'sb-x', 'pause_us': {'total': 1000}, 'ready_ms': 1}
 
 
@@ -161,7 +163,7 @@ def a_branch_that_is_made_tells_how_far_it_is(c):
 def a_spawn_that_waits_for_a_load_tells_how_far_it_is(c):
     loading = {**MADE, 'status': 'ready', 'stage': 'load'}
     progress_is_shown(c, ['spawn', '--tag', 'py', '--json'], [{**loading, 'percent': 0}],
-                      r'forking 1 from py: loading \[-{16}\]   0 %, [0-9]+ s', last='pause_us')
+                      r'forking 1 from py: loading \[-{16}\]   0 %, [0-9]+ s', last='sb-y')
 
 
 @case()
