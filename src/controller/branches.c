@@ -203,11 +203,12 @@ static int fork_from(struct making *m, struct snapshot *last, const struct seat 
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&last->spawning);
+    pid_t asked = last->template.pid;
     rc = vmm_branch(&last->template, &m->made->template, seat->listen, *peer, m->source->vmm.memory, leaf, err);
     pthread_mutex_unlock(&last->spawning);
     fd_close(peer);
     if (rc == -ECONNRESET)
-        snapshot_await_burial(m->c, last); /* then it may be loaded again */
+        snapshot_await_burial(m->c, last, asked); /* then it may be loaded again */
     return rc == -ECONNRESET || rc == -ETIMEDOUT ? -ESTALE : rc;
 }
 

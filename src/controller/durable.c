@@ -11,6 +11,7 @@
 #include "controller/snapshot_details.h"
 #include "controller/snapshot_root.h"
 #include "controller/store_client.h"
+#include "controller/templates.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -415,6 +416,7 @@ void durable_scan(struct controller *c)
 
 /* Compacting */
 
+/* -ESTALE: the template is dead, and buried. */
 static int write_whole(struct controller *c, struct snapshot *source, struct snapshot *made, struct snapshot_meta *meta,
                        struct err *err)
 {
@@ -423,8 +425,13 @@ static int write_whole(struct controller *c, struct snapshot *source, struct sna
     meta->created_at_unix = made->created_at_unix;
     snprintf(meta->branched_from, sizeof meta->branched_from, "%s%s", compact_origin, source->tag);
     pthread_mutex_lock(&source->spawning);
+    pid_t asked = source->template.pid;
     int rc = vmm_export(&source->template, &exported, err);
     pthread_mutex_unlock(&source->spawning);
+    if (rc == -ECONNRESET) {
+        snapshot_await_burial(c, source, asked);
+        rc = -ESTALE;
+    }
     if (rc < 0)
         return rc;
     if (exported.fd[CTL_FD_BASE] >= 0)

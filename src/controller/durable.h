@@ -51,7 +51,7 @@ int durable_load(struct controller *c, struct snapshot *s, struct err *err);
 
 /* Writes a snapshot that can be forked, and is held as for that, whole, under another tag: it needs nobody, whatever
  * the other was a diff to. The new one is STORED, and the caller's. -REFUSED_*: that tag is at fault, or nothing is
- * written here. */
+ * written here. -ESTALE: its template was dead, and is buried. */
 int durable_compact(struct controller *c, struct snapshot *source, const char *to, struct snapshot **made,
                     struct err *err);
 

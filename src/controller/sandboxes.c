@@ -63,7 +63,7 @@ static void child_undo(struct controller *c, struct sandbox *b)
     rundir_shelf_remove(&c->run, b->vmm.id);
 }
 
-/* A berth has a layer whether it is wanted or not. */
+/* A berth has a layer whether it is wanted or not. -ESTALE: the template is dead, and buried. */
 static int child_fork(struct controller *c, struct sandbox *b, struct seat seat, struct err *err)
 {
     if (!b->base->has_disk)
@@ -72,9 +72,13 @@ static int child_fork(struct controller *c, struct sandbox *b, struct seat seat,
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&b->base->spawning);
+    pid_t asked = b->base->template.pid;
     rc = vmm_spawn(&b->base->template, &b->vmm, &seat, b->cgroup, err);
     pthread_mutex_unlock(&b->base->spawning);
-    return rc;
+    if (rc != -ECONNRESET)
+        return rc;
+    snapshot_await_burial(c, b->base, asked);
+    return -(err->code = ESTALE);
 }
 
 /* What there is time for while a child comes up. */
@@ -120,7 +124,8 @@ static void batch_fail(struct batch *batch, const struct sandbox *b, const struc
     snprintf(batch->reasons + len, sizeof batch->reasons - len, "%ssandbox %s could not be started: %s",
              len ? "; " : "", b->vmm.id, err->text);
     pthread_mutex_unlock(&batch->lock);
-    log_error("sandbox %s could not be started: %s", b->vmm.id, err->text);
+    if (err->code != ESTALE)
+        log_error("sandbox %s could not be started: %s", b->vmm.id, err->text);
 }
 
 /* Each of those that failed, as far as a sentence goes; those that were not begun by then are not among them. */
@@ -338,8 +343,8 @@ static int spawn_all(struct controller *c, struct sandbox **box, unsigned n, con
     return rc;
 }
 
-int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
-                    struct err *err)
+static int spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
+                 struct err *err)
 {
     struct snapshot *base = NULL;
     struct sandbox **box = NULL;
@@ -359,6 +364,16 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const cha
     }
     snapshot_unref(&c->fleet, base);
     return rc;
+}
+
+/* Whether a template lives is only known when it was asked. */
+int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const char *workspace, struct sandbox ***made,
+                    struct err *err)
+{
+    int rc = spawn(c, rq, workspace, made, err);
+    if (rc == -ESTALE) /* from the disk then, or refused with the reason */
+        rc = spawn(c, rq, workspace, made, err);
+    return rc == -ESTALE ? snapshot_refuse_dying(rq->snapshot_tag, err) : rc;
 }
 
 /* Whether it is GONE in time. */

@@ -249,24 +249,12 @@ int snapshot_create(struct controller *c, const struct rest_snapshot_create *rq,
     return 0;
 }
 
-/* Whether its template ended and the monitor has yet to hear of it. */
-static bool is_unburied(struct controller *c, const struct snapshot *s)
-{
-    pthread_mutex_lock(&c->fleet.lock);
-    struct pollfd p = {.fd = s->state == SNAPSHOT_READY ? s->template.pidfd : -1, .events = POLLIN};
-    bool dead = poll(&p, 1, 0) == 1;
-    pthread_mutex_unlock(&c->fleet.lock);
-    return dead;
-}
-
 int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct snapshot **snapshot, struct err *err)
 {
     struct snapshot *s = fleet_snapshot_find(&c->fleet, tag);
     if (!s)
         return err_say(err, REFUSED_MISSING, "snapshot %s not found", tag);
     int rc = 0;
-    if (is_unburied(c, s))
-        snapshot_await_burial(c, s);
     pthread_mutex_lock(&c->fleet.lock);
     bool stored = s->state == SNAPSHOT_STORED;
     if (s->state == SNAPSHOT_READY || stored)
@@ -290,7 +278,7 @@ int snapshot_hold(struct controller *c, const char *tag, unsigned count, struct 
     return rc;
 }
 
-int snapshot_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
+static int compact_held(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
 {
     struct snapshot *source;
     int rc = snapshot_hold(c, tag, 1, &source, err);
@@ -299,6 +287,14 @@ int snapshot_compact(struct controller *c, const char *tag, const char *to, stru
     rc = durable_compact(c, source, to, made, err);
     snapshot_release(c, source, 1);
     return rc;
+}
+
+int snapshot_compact(struct controller *c, const char *tag, const char *to, struct snapshot **made, struct err *err)
+{
+    int rc = compact_held(c, tag, to, made, err);
+    if (rc == -ESTALE) /* as in sandboxes_spawn() */
+        rc = compact_held(c, tag, to, made, err);
+    return rc == -ESTALE ? snapshot_refuse_dying(tag, err) : rc;
 }
 
 static int await_gone(struct controller *c, struct snapshot *s, struct err *err)

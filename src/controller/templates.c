@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "controller/leaf.h"
+#include "controller/refusal.h"
 
 #include <string.h>
 
@@ -131,14 +132,19 @@ void snapshot_watch(struct controller *c, struct snapshot *s)
     vmm_kill(&s->template);
 }
 
-void snapshot_await_burial(struct controller *c, struct snapshot *s)
+void snapshot_await_burial(struct controller *c, struct snapshot *s, pid_t dead)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += BURIAL_SECS;
     int late = 0;
     pthread_mutex_lock(&c->fleet.lock);
-    while (s->template.pid && !late)
+    while (dead && s->template.pid == dead && !late)
         late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);
     pthread_mutex_unlock(&c->fleet.lock);
+}
+
+int snapshot_refuse_dying(const char *tag, struct err *err)
+{
+    return err_say(err, REFUSED_BUSY, "snapshot %s: its template process ended, and so did the next; try again", tag);
 }

@@ -24,8 +24,11 @@ void snapshot_release(struct controller *c, struct snapshot *snapshot, unsigned 
 
 /* The template is dead. Not while it is watched. */
 void snapshot_bury(struct controller *c, struct snapshot *snapshot);
-/* Of a template that is dead: waits, for 2 seconds at most, until it is buried, and may be loaded again. */
-void snapshot_await_burial(struct controller *c, struct snapshot *snapshot);
+/* Of a template that hung up, with the process `dead`: waits, for 2 seconds at most, until it is buried, and may be
+ * loaded again. The socket of a process that is killed closes before anybody can hear that it ended. */
+void snapshot_await_burial(struct controller *c, struct snapshot *snapshot, pid_t dead);
+/* -REFUSED_BUSY: its template was dead, and so was the next one when it was asked. */
+int snapshot_refuse_dying(const char *tag, struct err *err);
 /* Takes what is left of a snapshot whose template is dead and that has no children out of everything. */
 void snapshot_finish(struct controller *c, struct snapshot *snapshot);
 

@@ -1,9 +1,12 @@
 """Sandboxes whose templates were killed: they are branched from what lies on the disk, as if nothing had been."""
 
+import contextlib
 import os
 import pathlib
+import re
 import signal
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import case, main, until
@@ -287,6 +290,67 @@ def a_spawn_comes_too_early_for_none_that_is_dead(c):
         lose(c)
         c.fork()
         assert loads(c) == turn + 1
+
+
+@case(env=WRITTEN)
+def a_spawn_that_meets_a_template_on_its_way_out_is_served_from_the_disk(c):
+    """Its socket is closed before anybody can hear that the process ended."""
+    c.snapshot('py', mem_size_mib=128)
+    for turn in range(24):
+        strike(c)
+        box = c.fork(1 + turn % 3)[0]['id']
+        assert loads(c) == turn + 1
+        says(c, box, 'hostname')
+        for one in c.ids():
+            assert c.delete('/v1/sandboxes/' + one)[0] == 204
+
+
+@case(env=WRITTEN)
+def so_is_what_makes_a_whole_of_it(c):
+    c.snapshot('py', mem_size_mib=128)
+    for turn in range(8):
+        strike(c)
+        status, answer = c.post('/v1/snapshots/py/compact', {'to': f'whole{turn}'})
+        assert status == 200 and loads(c) == turn + 1, (status, answer)
+
+
+@case(env=WRITTEN)
+def a_spawn_from_templates_that_keep_dying_is_served_or_refused(c):
+    c.snapshot('py', mem_size_mib=128)
+    over = threading.Event()
+
+    def killer():
+        killed = 0
+        while not over.wait(0.001):
+            living = re.findall(r'snapshot py .*: template .*, process (\d+)', c.read_log())[killed:]
+            killed += len(living)
+            for pid in living:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(killer)
+        try:
+            answers = [c.post('/v1/sandboxes', {'snapshot_tag': 'py'}) for _ in range(40)]
+        finally:
+            over.set()
+        killing.result()
+    refused = [(status, answer) for status, answer in answers if status != 201]
+    assert all(status in (409, 503) and 'snapshot py' in answer['error'] for status, answer in refused), refused
+    assert len(c.ids()) == len(answers) - len(refused)
+    c.fork()
+
+
+@case()
+def and_one_that_is_on_no_disk_is_refused_with_the_reason(c):
+    for _ in range(16):
+        c.snapshot('py', mem_size_mib=128)
+        strike(c)
+        status, answer = c.post('/v1/sandboxes', {'snapshot_tag': 'py', 'n': 2})
+        assert (status, answer['error']) == (409, 'snapshot py is not bootable: its template process ended without a '
+                                                  'word'), (status, answer)
+        assert not c.ids()
+        c.clear()
 
 
 @case(env=WRITTEN)
