@@ -247,7 +247,9 @@ static int cp_run(const struct args *args)
     progress_end(progress, rc < 0 ? "failed" : NULL);
     client_close(c.client);
     interrupts_release(0);
-    return rc < 0 ? verb_fail(&err) : 0;
+    if (rc < 0)
+        return verb_fail(&err);
+    return args->json ? verb_json(json_pack("{s:I}", "copied_bytes", (json_int_t)c.done)) : 0;
 }
 
 const struct verb verb_cp = {

@@ -4,13 +4,20 @@
 
 #include <stdio.h>
 
-static void print(FILE *to, const json_t *answer, const char *name, const char *end)
+static void print(FILE *to, const json_t *answer, const char *name)
 {
     const json_t *text = json_object_get(answer, name);
-    if (!json_is_string(text))
-        return;
     fwrite(json_string_value(text), 1, json_string_length(text), to);
-    fputs(end, to);
+}
+
+/* A repr has no line end of its own, a traceback has one. */
+static void print_line(FILE *to, const json_t *answer, const char *name)
+{
+    const json_t *text = json_object_get(answer, name);
+    size_t len = json_string_length(text);
+    print(to, answer, name);
+    if (json_is_string(text) && (!len || json_string_value(text)[len - 1] != '\n'))
+        fputc('\n', to);
 }
 
 static unsigned timeout = ARG_NOT_GIVEN;
@@ -37,11 +44,11 @@ static int eval_run(const struct args *args)
         verb_json(answer);
         return status;
     }
-    print(stdout, answer, "stdout", "");
-    print(stdout, answer, "result", "\n");
+    print(stdout, answer, "stdout");
+    print_line(stdout, answer, "result");
     fflush(stdout);
-    print(stderr, answer, "stderr", "");
-    print(stderr, answer, "error", "\n");
+    print(stderr, answer, "stderr");
+    print_line(stderr, answer, "error");
     json_decref(answer);
     return status;
 }

@@ -146,8 +146,9 @@ static _Noreturn void become_controller(const char *program, const struct place 
     if (null < 0 || dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0 || fcntl(ready, F_SETFD, 0) < 0)
         _exit(126);
     unsetenv("FORKD_TOKEN_FILE");
+    const char *root = getenv("FORKD_SNAPSHOT_ROOT");
     execl(program, program, "serve", "--bind", bind, "--state", p->state, "--audit-log", audit, "--snapshot-root",
-          getenv("FORKD_SNAPSHOT_ROOT") ? getenv("FORKD_SNAPSHOT_ROOT") : snapshots, "--ready-fd", number, NULL);
+          root && *root ? root : snapshots, "--ready-fd", number, NULL);
     _exit(127);
 }
 

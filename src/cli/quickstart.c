@@ -22,7 +22,7 @@
 static const char tag_stem[] = "quickstart-";
 
 /* The lab's limits are for what hangs; a child takes a second there, and many on a host that is busy. */
-enum { BOOT_WAIT_SECS = 60, LAB_SECS = 600, LAB_CHILD_SECS = 10 };
+enum { TAG_DIGITS = 16, BOOT_WAIT_SECS = 60, LAB_SECS = 600, LAB_CHILD_SECS = 10 };
 
 static bool image_there(const char *name)
 {
@@ -56,6 +56,14 @@ static void tag_make(const struct quickstart *q, char *tag, size_t cap)
     snprintf(tag, cap, "%s%016llx", tag_stem, (unsigned long long)hash);
 }
 
+/* What tag_make() makes, and nobody else's quickstart-of-something. */
+static bool is_tag_of_ours(const char *tag)
+{
+    size_t stem = sizeof tag_stem - 1;
+    return !strncmp(tag, tag_stem, stem) && strspn(tag + stem, "0123456789abcdef") == TAG_DIGITS &&
+           strlen(tag) == stem + TAG_DIGITS;
+}
+
 static json_t *snapshot_body(const struct quickstart *q, const char *tag)
 {
     json_t *modules = json_array();
@@ -79,7 +87,7 @@ static int snapshots_sweep(struct client *client, const char *tag, bool *there, 
     json_array_foreach(list, i, one)
     {
         const char *name = json_text(one, "tag");
-        if (strncmp(name, tag_stem, sizeof tag_stem - 1) != 0)
+        if (!is_tag_of_ours(name))
             continue;
         if (!strcmp(name, tag) && json_is_true(json_object_get(one, "bootable"))) {
             *there = true;
@@ -163,9 +171,10 @@ static void show_program(char *lab, char *program, char **argv)
     argv[1] = program;
 }
 
-static int run_in_lab(const struct quickstart *q)
+/* With setup_only the host is saved, and nothing is run in it. */
+static int run_in_lab(const struct quickstart *q, bool setup_only)
 {
-    static char env_images[] = "FORKD_IMAGES=/var/lib/forkd/images";
+    static char env_images[] = "FORKD_IMAGES=/var/lib/forkd/images", nothing[] = "true";
     struct err err;
     char lab[PATH_MAX], self[PATH_MAX], controller[PATH_MAX], dir[PATH_MAX], path[PATH_MAX + 128], secs[16];
     int status = image_make(q->image);
@@ -198,7 +207,7 @@ static int run_in_lab(const struct quickstart *q)
     unsigned count = 0;
     while (argv[count])
         count++;
-    argv[count] = run;
+    argv[count] = setup_only ? nothing : run;
     return program_run(argv);
 }
 
@@ -241,7 +250,8 @@ static int quickstart_run(const struct args *args)
         return verb_fail(&err);
     if (!inside && !in_lab && !probe.native)
         fprintf(stderr, "%s; the same follows in the lab, an emulated KVM host\n", probe.reason);
-    return !inside && (in_lab || !probe.native) ? run_in_lab(&options) : run_here(args, &options, setup_only);
+    return !inside && (in_lab || !probe.native) ? run_in_lab(&options, setup_only)
+                                                : run_here(args, &options, setup_only);
 }
 
 const struct verb verb_quickstart = {

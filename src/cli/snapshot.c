@@ -118,6 +118,17 @@ static int create(const struct args *args, json_t *body, const char *tag)
     return rc < 0 ? EXIT_ERROR : 0;
 }
 
+static bool boots_something(void)
+{
+    const char *const words[] = {options.image,  options.kernel, options.rootfs, options.initrd,
+                                 options.warmup, options.code,   options.ready,  options.tap};
+    bool any =
+        options.rw || options.mem != ARG_NOT_GIVEN || options.vcpus != ARG_NOT_GIVEN || options.wait != ARG_NOT_GIVEN;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        any |= words[i] != NULL;
+    return any;
+}
+
 static int branch(const struct args *args)
 {
     const struct branch_wish wish = {.sandbox = options.sandbox,
@@ -125,7 +136,7 @@ static int branch(const struct args *args)
                                      .diff = options.diff,
                                      .live = options.live,
                                      .no_wait = options.no_wait};
-    if (options.image || options.kernel || options.rootfs || options.initrd)
+    if (boots_something())
         return verb_usage("--from-sandbox boots nothing: it goes with --tag, --diff, --live and --no-wait");
     if (options.diff && options.live)
         return verb_usage("--diff and --live exclude each other");

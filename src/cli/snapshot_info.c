@@ -48,6 +48,18 @@ static void pause_line(const json_t *info)
            (long long)json_integer_value(json_object_get(info, "ready_ms")));
 }
 
+/* Sizes of what is not there are all 0. */
+static void disk_lines(const json_t *info)
+{
+    bool there = json_integer_value(json_object_get(info, "vmstate_bytes")) > 0;
+    line(there ? "directory" : "on disk", there ? json_text(info, "dir") : "nothing, or not yet all of it");
+    if (!there)
+        return;
+    size_line(info, "memory", "memory_logical_bytes");
+    size_line(info, "on disk", "memory_physical_bytes");
+    size_line(info, "state", "vmstate_bytes");
+}
+
 static void print(const json_t *info)
 {
     char age[24];
@@ -61,10 +73,7 @@ static void print(const json_t *info)
     line("a child of", json_text(info, "parent_tag"));
     line("mode", json_text(info, "mode"));
     pause_line(info);
-    line("directory", json_text(info, "dir"));
-    size_line(info, "memory", "memory_logical_bytes");
-    size_line(info, "on disk", "memory_physical_bytes");
-    size_line(info, "state", "vmstate_bytes");
+    disk_lines(info);
     line("content", json_text(info, "content_hash"));
     list_line("a diff to", json_object_get(info, "ancestors"));
     list_line("diffs to it", json_object_get(info, "dependents"));

@@ -63,7 +63,9 @@ def a_branch_says_its_pause_and_forks_its_children(c):
     assert 'HTTP 409: {"error":"snapshot then exists already"}' in forkd(c, 'branch', one, '-t', 'then', status=1).stderr
     assert 'HTTP 404' in forkd(c, 'branch', 'sb-nobody', status=1).stderr
     for wrong in (['branch'], ['branch', one, 'other'], ['branch', one, '--diff', '--live'],
-                  ['snapshot', '--from-sandbox', one, '--image', 'x'], ['snapshot', '--tag', 'x', '--no-wait']):
+                  ['snapshot', '--from-sandbox', one, '--image', 'x'],
+                  ['snapshot', '--from-sandbox', one, '--vcpus', '2'], ['snapshot', '--from-sandbox', one, '--rw'],
+                  ['snapshot', '--from-sandbox', one, '--warmup', 'm'], ['snapshot', '--tag', 'x', '--no-wait']):
         forkd(c, *wrong, status=2)
 
 
@@ -101,6 +103,7 @@ def a_snapshot_says_what_it_is(c):
         assert part in said, said
     assert told(c, 'snapshot-info', 'then')['branched_from'] == one
     assert 'branched' not in forkd(c, 'snapshot-info', 'py').stdout
+    assert re.search('^on disk +nothing', said, re.M) and ' KiB' not in said, said  # it is written to none here
     assert 'HTTP 404' in forkd(c, 'snapshot-info', 'none', status=1).stderr
     forkd(c, 'snapshot-info', status=2)
 

@@ -140,6 +140,17 @@ def an_answer_without_an_exit_code_is_no_success(c):
 
 
 @case(start=False)
+def what_was_evaluated_is_told_in_whole_lines_and_no_empty_ones(c):
+    for error, result, said in (('Traceback\n', None, (b'', b'Traceback\n')), ('bad', None, (b'', b'bad\n')),
+                                (None, '1', (b'1\n', b'')), (None, '', (b'\n', b''))):
+        server = Said(socket_of(c), {'result': result, 'error': error, 'exit_code': 0})
+        with asking(server) as forkd:
+            run = forkd('eval', 'sb', 'x')
+            assert (run.stdout, run.stderr) == said, run
+        os.unlink(server.server_address)
+
+
+@case(start=False)
 def an_exit_code_beyond_a_byte_is_no_success(c):
     for code in (256, 1 << 40, -256, -(1 << 40)):
         server = Said(socket_of(c), {'stdout': '', 'stderr': '', 'exit_code': code})
@@ -173,7 +184,8 @@ def cp_copies_through_a_shell(c):
         assert sorted(os.listdir(folder)) == ['one', 'other']
         forkd('cp', f'sb:{folder}/other', back)
         forkd('cp', f'sb:{folder}/one', back + '/other')
-        forkd('cp', f'sb:{folder}/one', back + '/new')
+        told = forkd('cp', f'sb:{folder}/one', back + '/new', '--json')
+        assert json.loads(told.stdout) == {'copied_bytes': len(text)}
         assert b'neither a file nor a directory' in forkd('cp', f'sb:{folder}/one', '/dev/null', status=1).stderr
     assert sorted(os.listdir(back)) == ['new', 'other']
     for path in (folder + '/one', folder + '/other', back + '/new', back + '/other'):
