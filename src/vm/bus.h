@@ -5,7 +5,7 @@
 #ifndef FORKD_VM_BUS_H
 #define FORKD_VM_BUS_H
 
-#include "vm/machine.h"
+#include "vm/parts.h"
 
 /* Handles the exit in v->run. False when the guest is over: then machine.end_* say why. */
 bool bus_exit(struct vcpu *v);

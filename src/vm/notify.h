@@ -13,7 +13,7 @@
 #ifndef FORKD_VM_NOTIFY_H
 #define FORKD_VM_NOTIFY_H
 
-#include "vm/machine.h"
+#include "vm/parts.h"
 
 enum { NOTIFY_EXITS = 8 };
 

@@ -17,7 +17,7 @@
 #ifndef FORKD_VM_VCPU_H
 #define FORKD_VM_VCPU_H
 
-#include "vm/machine.h"
+#include "vm/parts.h"
 
 enum vcpu_order { ORDER_RUN, ORDER_PARK, ORDER_END, ORDER_MASK = 3 };
 
