@@ -1,12 +1,9 @@
-/* chain.c: see chain.h. Files and their checks; chain_resolve.c makes the image. */
+/* chain.c: see chain.h. */
 #include "snap/chain.h"
 
 #include "base/crc.h"
 #include "base/io.h"
 #include "base/own.h"
-#include "snap/base_image.h"
-#include "snap/chain_resolve.h"
-#include "snap/state_file.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -56,15 +53,6 @@ void chain_close(struct chain *chain)
     }
     free(chain->link);
     *chain = (struct chain){0};
-}
-
-void chain_image_close(struct chain_image *image)
-{
-    fd_close(&image->memory);
-    fd_close(&image->state);
-    for (unsigned i = 0; i < image->layer_count; i++)
-        fd_close(&image->layer[i]);
-    image->layer_count = 0;
 }
 
 /* Checking */
@@ -200,38 +188,23 @@ static uint64_t chain_bytes(const struct chain *chain)
     return bytes;
 }
 
-int chain_load(struct chain *chain, int base, struct chain_image *image, struct err *err)
+int chain_describe(struct chain *chain, struct err *err)
 {
-    struct chain_link *last = &chain->link[chain->count - 1];
-    struct resolved_state state = {0};
-    *image = (struct chain_image){.memory = -1, .state = -1};
-    int rc = 0;
-    for (unsigned i = 0; rc == 0 && i < chain->count; i++) {
-        rc = read_meta(&chain->link[i], err);
+    for (unsigned i = 0; i < chain->count; i++) {
+        int rc = read_meta(&chain->link[i], err);
         if (rc < 0)
-            rc = chain->count == 1 ? rc : err_wrap(err, "snapshot %u of a chain of %u", i + 1, chain->count);
+            return chain->count == 1 ? rc : err_wrap(err, "snapshot %u of a chain of %u", i + 1, chain->count);
     }
-    if (rc < 0)
-        return rc;
-    rc = resolve_state(chain, &state, err);
-    if (rc < 0)
-        err_wrap(err, "snapshot %s", last->meta.tag);
-    for (unsigned i = 0; rc == 0 && i < chain->count; i++) {
-        rc = check_link(&chain->link[i], i ? &chain->link[i - 1] : NULL, state.disk_bytes, err);
+    return 0;
+}
+
+int chain_check(struct chain *chain, uint64_t disk_bytes, struct err *err)
+{
+    for (unsigned i = 0; i < chain->count; i++) {
+        int rc = check_link(&chain->link[i], i ? &chain->link[i - 1] : NULL, disk_bytes, err);
         if (rc < 0)
-            err_wrap(err, "snapshot %s", chain->link[i].meta.tag);
+            return err_wrap(err, "snapshot %s", chain->link[i].meta.tag);
     }
     chain->total = chain_bytes(chain);
-    if (rc == 0 && *last->meta.base.path)
-        rc = base_image_check(&last->meta.base, base, err);
-    if (rc == 0)
-        rc = resolve_memory(chain, image, err);
-    if (rc == 0)
-        rc = resolve_disk(chain, &state, image, err);
-    if (rc == 0)
-        rc = resolve_finish(&state, image, err);
-    resolved_state_free(&state);
-    if (rc < 0)
-        chain_image_close(image);
-    return rc;
+    return 0;
 }

@@ -1,25 +1,13 @@
-/* chain.h: a chain of snapshots becomes the image of a template.
+/* chain.h: a chain of snapshots, and what is wrong with it.
  *
  * Theory of operation. A chain is a whole snapshot and the diffs on it, root first; each link is a directory as
  * snap/snapshot_files.h describes. chain_open() opens the files of all links: afterwards a process can give up opening
- * files.
- * chain_load() checks everything and then resolves it once, so that no fork of the template ever looks at a chain:
- *
- *   memory   for each page the last link decides that holds it or calls it zero. The pages go into one memfd, which is
- *            settled and sealed as that of a parent would be (mem/image.h).
- *   state    that of the last link, to which a disk section is added: which layer holds each block
- *   layers   the disk0.layer of every link that holds blocks, opened read-only; the section's layers are these
- *
- * Checked are: snapshot.json and its sum; that each diff names its parent's content hash; length and sum of every
- * other file; every block that a link holds, whether a later one overrides it or not; and the base image. Errors name
- * the snapshot, the file and the part of it.
- *
- * Invariant. What is handed out was read and summed up in this process, but for the layers, which are read again when
- * a guest reads them: their files must not be writable by others. */
+ * files. Then each link is checked: snapshot.json and its sum; that each diff names its parent's content hash; length
+ * and sum of every other file but what holds the blocks, which are summed up when they are read (chain_load.h). Errors
+ * name the snapshot, the file and the part of it. */
 #ifndef FORKD_SNAP_CHAIN_H
 #define FORKD_SNAP_CHAIN_H
 
-#include "mem/image.h"
 #include "proto/snapshot_meta.h"
 #include "snap/block_map.h"
 #include "snap/snapshot_files.h"
@@ -43,26 +31,16 @@ struct chain {
     uint64_t total, told_ns;
 };
 
-/* What was made of it. The descriptors are the caller's. */
-struct chain_image {
-    struct image image;
-    int memory; /* sealed memfd */
-    int state;  /* likewise */
-    uint64_t state_bytes;
-    unsigned layer_count;
-    int layer[CHAIN_MAX]; /* oldest first, read-only */
-};
-
 /* The directories stay the caller's. On failure nothing is left open. */
 int chain_open(struct chain *chain, const int *dirs, unsigned count, struct err *err);
 void chain_close(struct chain *chain);
 
-/* Reads and checks description and maps of a chain of one, a whole snapshot, whose disk has so many bytes (0: none);
- * its blocks are not looked at. */
+/* Reads what each link says of itself, snapshot.json. */
+int chain_describe(struct chain *chain, struct err *err);
+/* Checks links that were described, and reads their maps; their blocks are not looked at. The disk of the last has so
+ * many bytes (0: none). */
+int chain_check(struct chain *chain, uint64_t disk_bytes, struct err *err);
+/* Both, of a chain of one, a whole snapshot, whose name the error lacks. */
 int chain_inspect(struct chain *chain, uint64_t disk_bytes, struct err *err);
-
-/* `base` is the disk's base image, -1 where there is none. On failure nothing is handed out. */
-int chain_load(struct chain *chain, int base, struct chain_image *image, struct err *err);
-void chain_image_close(struct chain_image *image);
 
 #endif

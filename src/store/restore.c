@@ -1,5 +1,5 @@
 /* restore.c: RESTORE; see roles.h. Somebody waits for it, so it is not idle. */
-#include "snap/chain.h"
+#include "snap/chain_load.h"
 #include "store/roles.h"
 
 #include <string.h>

@@ -4,7 +4,7 @@
  *   damage FORKD-STORE */
 #include "base/own.h"
 #include "shop.h"
-#include "snap/chain.h"
+#include "snap/chain_load.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
 #include "base/own.h"
 #include "shop.h"
 #include "skip.h"
-#include "snap/chain.h"
+#include "snap/chain_load.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,14 +1,16 @@
-/* chain_resolve.c: see chain_resolve.h and chain.h.
+/* chain_load.c: see chain_load.h.
  *
  * SECCOMP(store): memfd_create - the image and the state that are handed over
  * SECCOMP(store): fcntl[a1 in F_ADD_SEALS F_GET_SEALS] - sealed */
-#include "snap/chain_resolve.h"
+#include "snap/chain_load.h"
 
 #include "base/clock.h"
 #include "base/crc.h"
 #include "base/io.h"
 #include "base/own.h"
+#include "disk/disk.h"
 #include "disk/layers.h"
+#include "snap/base_image.h"
 #include "snap/crew.h"
 #include "snap/machine_state.h"
 #include "snap/state_file.h"
@@ -19,6 +21,15 @@
 #include <sys/stat.h>
 
 enum { LOAD_THREADS = 4, PROGRESS_MS = 100 };
+
+/* The state of the last link, and the disk whose section it is to get. */
+struct resolved_state {
+    uint8_t *bytes; /* owned */
+    uint64_t len;
+    uint64_t disk_bytes; /* whole blocks; 0: there is no disk */
+    struct disk disk;
+    bool has_disk;
+};
 
 /* Past the page cache, where the filesystem can: nobody reads memory.bin again, and a load waits for copies alone. */
 static void set_direct(int fd, bool on)
@@ -123,7 +134,8 @@ static int load_chunk(void *owner, unsigned thread, uint64_t number, struct err 
     return 0;
 }
 
-int resolve_memory(struct chain *chain, struct chain_image *image, struct err *err)
+/* Into a sealed memfd. */
+static int resolve_memory(struct chain *chain, struct chain_image *image, struct err *err)
 {
     uint64_t size = chain->link[0].meta.mem_bytes;
     void *ram;
@@ -191,14 +203,15 @@ static int check_state(const struct snapshot_meta *meta, struct resolved_state *
     return 0;
 }
 
-int resolve_state(const struct chain *chain, struct resolved_state *state, struct err *err)
+/* Reads and checks the vmstate of the last link. */
+static int resolve_state(const struct chain *chain, struct resolved_state *state, struct err *err)
 {
     const struct chain_link *last = &chain->link[chain->count - 1];
     int rc = read_vmstate(last, state, err);
     return rc == 0 ? check_state(&last->meta, state, err) : rc;
 }
 
-void resolved_state_free(struct resolved_state *state)
+static void resolved_state_free(struct resolved_state *state)
 {
     if (state->has_disk)
         disk_destroy(&state->disk);
@@ -259,7 +272,8 @@ static int resolve_link(struct chain *chain, struct chain_link *link, struct res
     return 0;
 }
 
-int resolve_disk(struct chain *chain, struct resolved_state *state, struct chain_image *image, struct err *err)
+/* Checks all layers, hands them out and notes where the blocks are. */
+static int resolve_disk(struct chain *chain, struct resolved_state *state, struct chain_image *image, struct err *err)
 {
     if (!state->has_disk)
         return 0;
@@ -296,7 +310,8 @@ static int64_t write_state(const struct resolved_state *state, void *buf, size_t
     return state_writer_finish(&w, err);
 }
 
-int resolve_finish(const struct resolved_state *state, struct chain_image *image, struct err *err)
+/* The state, disk section and all, into a sealed memfd. */
+static int resolve_finish(const struct resolved_state *state, struct chain_image *image, struct err *err)
 {
     size_t cap = state->len + (state->has_disk ? disk_state_bound(&state->disk) : 0);
     if (cap > STATE_FILE_MAX)
@@ -313,4 +328,42 @@ int resolve_finish(const struct resolved_state *state, struct chain_image *image
     image->state_bytes = (uint64_t)len;
     int rc = io_pwrite_all(image->state, buf, (size_t)len, 0, err);
     return rc == 0 ? image_seal(image->state, err) : rc;
+}
+
+/* The whole */
+
+void chain_image_close(struct chain_image *image)
+{
+    fd_close(&image->memory);
+    fd_close(&image->state);
+    for (unsigned i = 0; i < image->layer_count; i++)
+        fd_close(&image->layer[i]);
+    image->layer_count = 0;
+}
+
+int chain_load(struct chain *chain, int base, struct chain_image *image, struct err *err)
+{
+    const struct chain_link *last = &chain->link[chain->count - 1];
+    struct resolved_state state = {0};
+    *image = (struct chain_image){.memory = -1, .state = -1};
+    int rc = chain_describe(chain, err);
+    if (rc < 0)
+        return rc;
+    rc = resolve_state(chain, &state, err);
+    if (rc < 0)
+        err_wrap(err, "snapshot %s", last->meta.tag);
+    if (rc == 0)
+        rc = chain_check(chain, state.disk_bytes, err);
+    if (rc == 0 && *last->meta.base.path)
+        rc = base_image_check(&last->meta.base, base, err);
+    if (rc == 0)
+        rc = resolve_memory(chain, image, err);
+    if (rc == 0)
+        rc = resolve_disk(chain, &state, image, err);
+    if (rc == 0)
+        rc = resolve_finish(&state, image, err);
+    resolved_state_free(&state);
+    if (rc < 0)
+        chain_image_close(image);
+    return rc;
 }
