@@ -11,7 +11,6 @@
 
 #include "base/io.h"
 #include "base/own.h"
-#include "disk/index.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,13 +32,13 @@ int disk_init(struct disk *disk, uint64_t bytes, struct err *err)
         return err_say(err, EINVAL, "a disk of %llu bytes: at least one byte and at most 16 TiB",
                        (unsigned long long)bytes);
     disk->bytes = (bytes + DISK_BLOCK - 1) / DISK_BLOCK * DISK_BLOCK;
-    return index_map(disk, err);
+    return index_map(&disk->index, disk->bytes / DISK_BLOCK, err);
 }
 
 void disk_destroy(struct disk *disk)
 {
     disk_close(disk);
-    index_unmap(disk);
+    index_unmap(&disk->index);
 }
 
 void disk_close(struct disk *disk)
@@ -275,8 +274,8 @@ static bool range_fits(const struct disk *disk, uint64_t at, uint64_t len)
 static uint64_t place_extent(const struct disk *disk, uint64_t at, uint64_t len, uint8_t *place)
 {
     uint64_t block = at / DISK_BLOCK, last = (at + len - 1) / DISK_BLOCK;
-    *place = index_get(disk, block);
-    uint64_t end = (block + index_run(disk, block, last - block + 1, *place)) * DISK_BLOCK;
+    *place = index_get(&disk->index, block);
+    uint64_t end = (block + index_run(&disk->index, block, last - block + 1, *place)) * DISK_BLOCK;
     return end - at < len ? end - at : len;
 }
 
@@ -324,7 +323,7 @@ static int write_part(struct disk *disk, struct cursor *c, unsigned slot, uint64
 {
     uint64_t block = at / DISK_BLOCK;
     int fd = disk->layer_fd[slot];
-    if (index_get(disk, block) == place_of_slot(slot))
+    if (index_get(&disk->index, block) == place_of_slot(slot))
         return cursor_transfer(c, fd, at, len, true);
     uint8_t bytes[DISK_BLOCK];
     const struct iovec whole = {bytes, sizeof bytes};
@@ -344,7 +343,7 @@ static int write_part(struct disk *disk, struct cursor *c, unsigned slot, uint64
     }
     rc = io_pwrite_all(fd, bytes, sizeof bytes, block * DISK_BLOCK, NULL);
     if (rc == 0)
-        index_set(disk, block, 1, place_of_slot(slot));
+        index_set(&disk->index, block, 1, place_of_slot(slot));
     return rc;
 }
 
@@ -352,7 +351,7 @@ static int write_blocks(struct disk *disk, struct cursor *c, unsigned slot, uint
 {
     int rc = cursor_transfer(c, disk->layer_fd[slot], at, len, true);
     if (rc == 0)
-        index_set(disk, at / DISK_BLOCK, len / DISK_BLOCK, place_of_slot(slot));
+        index_set(&disk->index, at / DISK_BLOCK, len / DISK_BLOCK, place_of_slot(slot));
     return rc;
 }
 
@@ -399,7 +398,7 @@ static void zero_blocks(struct disk *disk, unsigned slot, uint64_t at, uint64_t 
         uint64_t n = place_extent(disk, at, len, &place);
         bool zero_already = place == PLACE_ZERO || (place == PLACE_BASE && at >= disk->base_bytes);
         if (!zero_already)
-            index_set(disk, at / DISK_BLOCK, n / DISK_BLOCK, PLACE_ZERO);
+            index_set(&disk->index, at / DISK_BLOCK, n / DISK_BLOCK, PLACE_ZERO);
         if (place == place_of_slot(slot))
             fallocate(disk->layer_fd[slot], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)n);
         at += n;
@@ -440,7 +439,7 @@ int disk_flush(struct disk *disk)
 
 size_t disk_state_bound(const struct disk *disk)
 {
-    return 2 * sizeof(uint64_t) + sizeof(uint16_t) + index_state_bound(disk);
+    return 2 * sizeof(uint64_t) + sizeof(uint16_t) + index_state_bound(&disk->index);
 }
 
 void disk_save(const struct disk *disk, struct pack *p)
@@ -448,7 +447,7 @@ void disk_save(const struct disk *disk, struct pack *p)
     pack_u64(p, disk->bytes);
     pack_u64(p, disk->base_bytes);
     pack_u16(p, (uint16_t)disk->layers);
-    index_save(disk, p);
+    index_save(&disk->index, disk->order, disk->layers, p);
 }
 
 int disk_load(struct disk *disk, struct unpack *u, struct err *err)
@@ -459,5 +458,5 @@ int disk_load(struct disk *disk, struct unpack *u, struct err *err)
         return err_say(err, EINVAL, "the state of the disk is malformed");
     disk->base_bytes = base_bytes;
     disk->layers = layers;
-    return index_load(disk, u, err);
+    return index_load(&disk->index, layers, u, err);
 }

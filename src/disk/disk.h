@@ -44,6 +44,7 @@
 
 #include "base/err.h"
 #include "base/pack.h"
+#include "disk/index.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -62,6 +63,9 @@ enum {
     DISK_MERGE_ABOVE_AT_BIRTH = 128,
     DISK_MERGE_KEEP = 32,
 };
+
+_Static_assert((int)PLACE_LAYER + (int)DISK_SLOTS <= 256, "a byte of the index names every slot");
+_Static_assert((int)DISK_LAYERS_MAX <= (int)DISK_SLOTS, "every layer has a slot");
 
 #define DISK_BYTES_MAX (UINT64_C(16) << 40)
 
@@ -105,8 +109,7 @@ struct disk {
     unsigned birth_layers; /* the oldest ones, not written in this life: all that are left of those it began with */
     struct disk_row row;
     uint8_t order[DISK_LAYERS_MAX]; /* slots, by number */
-    uint8_t *index;                 /* by block: where it is; mapped without reserve, owned */
-    uint8_t *touched;               /* by page of the index: it names something else than the base; behind the index */
+    struct disk_index index;
 
     /* Host. */
     int base_fd;

@@ -28,7 +28,7 @@
  * SECCOMP: close - a layer that holds nothing any more */
 #include "base/io.h"
 #include "base/log.h"
-#include "disk/index.h"
+#include "disk/disk.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -92,7 +92,7 @@ static void choose(struct disk_merge *m)
 /* Where a step's look at the index ends, if it has not found work before. */
 static uint64_t scan_end(const struct disk *disk)
 {
-    uint64_t left = disk_blocks(disk) - disk->merge.block;
+    uint64_t left = disk->index.blocks - disk->merge.block;
     return disk->merge.block + (left < SCAN_BLOCKS ? left : SCAN_BLOCKS);
 }
 
@@ -101,12 +101,12 @@ static bool count_step(struct disk *disk)
     struct disk_merge *m = &disk->merge;
     uint64_t end = scan_end(disk);
     for (unsigned runs = 0; runs < SCAN_RUNS && m->block < end; runs++) {
-        uint8_t place = index_get(disk, m->block);
-        uint64_t run = index_run(disk, m->block, end - m->block, place);
+        uint8_t place = index_get(&disk->index, m->block);
+        uint64_t run = index_run(&disk->index, m->block, end - m->block, place);
         m->live[place] += run;
         m->block += run;
     }
-    if (m->block < disk_blocks(disk))
+    if (m->block < disk->index.blocks)
         return true;
     choose(m);
     m->block = 0;
@@ -136,7 +136,7 @@ static int copy_run(struct disk *disk, uint8_t place, uint64_t block, uint64_t c
         return rc == -EPIPE ? -EIO : rc; /* the layer was cut off */
     rc = io_pwrite_all(into, buf, len, at, NULL);
     if (rc == 0)
-        index_set(disk, block, count, place_of_slot((unsigned)slot));
+        index_set(&disk->index, block, count, place_of_slot((unsigned)slot));
     else
         fallocate(into, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)len);
     return rc;
@@ -148,18 +148,18 @@ static bool copy_step(struct disk *disk)
     uint64_t end = scan_end(disk);
     bool copied = false;
     for (unsigned runs = 0; runs < SCAN_RUNS && m->block < end && !copied; runs++) {
-        uint8_t place = index_get(disk, m->block);
+        uint8_t place = index_get(&disk->index, m->block);
         copied = m->leaves[place];
         uint64_t most = end - m->block;
         if (copied && most > COPY_BLOCKS)
             most = COPY_BLOCKS;
-        uint64_t run = index_run(disk, m->block, most, place);
+        uint64_t run = index_run(&disk->index, m->block, most, place);
         int rc = copied ? copy_run(disk, place, m->block, run) : 0;
         if (rc < 0)
             return fail(disk, rc);
         m->block += run;
     }
-    if (m->block < disk_blocks(disk))
+    if (m->block < disk->index.blocks)
         return true;
     set_phase(disk, MERGE_COPIED);
     return false;

@@ -159,7 +159,7 @@ static void disk_check(bool changes, const uint8_t *data, size_t size)
         disk_save(&disk, &p2);
         check(!p2.full && p2.len <= disk_state_bound(&disk));
         for (uint64_t b = 0; b < DISK / DISK_BLOCK; b++)
-            check(disk.index[b] < 2 + disk.layers);
+            check(disk.index.place[b] < 2 + disk.layers);
     }
     disk_destroy(&disk);
 }

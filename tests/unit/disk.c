@@ -220,7 +220,7 @@ static void an_untouched_index_costs_nothing(void **state)
     assert_int_equal(disk_init(&disk, DISK_BYTES_MAX, NULL), 0); /* 4 Gi blocks */
     uint64_t blocks = disk.bytes / DISK_BLOCK;
     unsigned char resident;
-    assert_int_equal(mincore(disk.index + blocks / 2 / 4096 * 4096, 4096, &resident), 0);
+    assert_int_equal(mincore(disk.index.place + blocks / 2 / 4096 * 4096, 4096, &resident), 0);
     disk_destroy(&disk);
 
     assert_int_equal(disk_init(&disk, UINT64_C(1) << 40, NULL), 0);
@@ -316,7 +316,7 @@ static void hostile_state_is_refused(void **state)
         assert_int_equal(disk_init(&victim, BYTES, NULL), 0);
         if (disk_load(&victim, &in, NULL) == 0)
             for (unsigned b = 0; b < BLOCKS; b++)
-                assert_true(victim.index[b] < 2 + victim.layers);
+                assert_true(victim.index.place[b] < 2 + victim.layers);
         disk_destroy(&victim);
     }
     struct unpack in = unpack_from(buf, out.len);
