@@ -48,8 +48,8 @@ struct branch_result {
     struct branch_sample sample[BRANCHES_MAX];
 };
 
-/* False: the options make no sense, and usage is due. */
-bool branch_options_parse(int argc, char **argv, struct branch_options *o);
+/* -EINVAL with what makes no sense of them. */
+int branch_options_parse(int argc, char **argv, struct branch_options *o, struct err *err);
 extern const char branch_usage[];
 extern const char *const branch_engine_names[ENGINES];
 

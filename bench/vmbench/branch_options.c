@@ -1,6 +1,7 @@
 /* branch_options.c: the command line of `vmbench branch`. */
 #include "vmbench/branch.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@ const char branch_usage[] =
     "       vmbench branch [-n K] [--mem-mib M] [--hot-mib H] [--cold-mib C] [--dirty-mib-s R] [--vcpus V]\n"
     "                      [--engine E] [--root DIR] [--writer W] [--interval-ms I] [--verify] [--json]\n"
     "  -n K             branches in a row, all kept (20)\n"
+    "  --mem-mib M      memory of the guest (512)\n"
     "  --hot-mib H      rewritten all the time (64)\n"
     "  --cold-mib C     written before the first branch, then only read (0)\n"
     "  --dirty-mib-s R  how fast the hot ones are rewritten (as fast as the guest can)\n"
@@ -17,7 +19,8 @@ const char branch_usage[] =
     "  --root DIR       where branches are written (nowhere)\n"
     "  --writer W       direct, fallocate, buffered, none (direct)\n"
     "  --interval-ms I  from one branch to the next call (1000)\n"
-    "  --verify         compare all memory of source and branch in the pause\n";
+    "  --verify         compare all memory of source and branch in the pause\n"
+    "  --json           one object instead of a table\n";
 
 const char *const branch_engine_names[ENGINES] = {
     [ENGINE_STREAM] = "stream", [ENGINE_STOP] = "stop", [ENGINE_CLASSIC] = "classic"};
@@ -89,15 +92,25 @@ static bool value_parse(const char *option, const char *value, struct branch_opt
     return !strcmp(option, "--writer") && writer_parse(value, o);
 }
 
-static bool make_sense(struct branch_options *o)
+static int make_sense(struct branch_options *o, struct err *err)
 {
     o->writes = o->writes && o->root;
     uint64_t used = (uint64_t)o->hot_mib + o->cold_mib + GUEST_MIB;
-    return o->n && o->n <= BRANCHES_MAX && o->vcpus && o->vcpus <= BOARD_VCPUS_MAX && o->mem_mib >= used &&
-           used <= LOW_MIB && (o->engine != ENGINE_CLASSIC || (o->writes && !o->verify));
+    if (!o->n || o->n > BRANCHES_MAX)
+        return err_say(err, EINVAL, "-n is from 1 to %d", BRANCHES_MAX);
+    if (!o->vcpus || o->vcpus > BOARD_VCPUS_MAX)
+        return err_say(err, EINVAL, "--vcpus is from 1 to %d", BOARD_VCPUS_MAX);
+    if (used > o->mem_mib || used > LOW_MIB)
+        return err_say(err, EINVAL, "hot, cold and %d MiB of the guest's own are more than its %s", GUEST_MIB,
+                       used > o->mem_mib ? "memory" : "first region");
+    if (o->engine == ENGINE_CLASSIC && !o->writes)
+        return err_say(err, EINVAL, "classic writes in the pause: it needs --root, and a --writer");
+    if (o->engine == ENGINE_CLASSIC && o->verify)
+        return err_say(err, EINVAL, "classic makes no template that --verify could compare");
+    return 0;
 }
 
-bool branch_options_parse(int argc, char **argv, struct branch_options *o)
+int branch_options_parse(int argc, char **argv, struct branch_options *o, struct err *err)
 {
     *o = (struct branch_options){.n = 20,
                                  .mem_mib = 512,
@@ -113,9 +126,9 @@ bool branch_options_parse(int argc, char **argv, struct branch_options *o)
         else if (!strcmp(argv[i], "--verify"))
             o->verify = true;
         else if (i + 1 == argc || !value_parse(argv[i], argv[i + 1], o))
-            return false;
+            return err_say(err, EINVAL, "%s is no option, or has no value that it could have", argv[i]);
         else
             i++;
     }
-    return make_sense(o);
+    return make_sense(o, err);
 }

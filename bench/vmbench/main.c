@@ -28,17 +28,18 @@ struct result {
     double first_us, last_us, pss_first, pss_last; /* the first and the last tenth, all kept alive */
 };
 
-static int usage(void)
+static int usage(FILE *to)
 {
     fputs("usage: vmbench spawn [-n N] [--mem-mib M] [--fill-mib F] [--own-mib P] [--product] [--json]\n"
           "  -n N          children (100)\n"
           "  --mem-mib M   memory of the template (512)\n"
           "  --fill-mib F  of which the guest wrote before it became one (a quarter of it)\n"
           "  --own-mib P   pages that are the template's own, not its image's, as in a branch that did not settle (0)\n"
-          "  --product     through a controller: HTTP request to first answer\n",
-          stderr);
-    fputs(branch_usage, stderr);
-    return 2;
+          "  --product     through a controller: HTTP request to first answer\n"
+          "  --json        one object instead of a table\n",
+          to);
+    fputs(branch_usage, to);
+    return to == stdout ? 0 : 2;
 }
 
 static bool number_parse(const char *s, unsigned *v)
@@ -77,8 +78,10 @@ static int branch_main(int argc, char **argv)
     struct branch_options o;
     static struct branch_result r;
     struct err err = {0};
-    if (!branch_options_parse(argc, argv, &o))
-        return usage();
+    if (branch_options_parse(argc, argv, &o, &err) < 0) {
+        fprintf(stderr, "vmbench: %s; see vmbench --help\n", err.text);
+        return 2;
+    }
     if (branch_measure(&o, &r, &err) < 0) {
         fprintf(stderr, "vmbench: %s\n", err.text);
         return 1;
@@ -325,10 +328,12 @@ int main(int argc, char **argv)
     struct options o;
     struct result r = {0};
     struct err err = {0};
+    if (argc >= 2 && (!strcmp(argv[argc - 1], "--help") || !strcmp(argv[1], "help")))
+        return usage(stdout);
     if (argc >= 2 && !strcmp(argv[1], "branch"))
         return branch_main(argc, argv);
     if (!options_parse(argc, argv, &o))
-        return usage();
+        return usage(stderr);
     if (measure(&o, &r, &err) < 0) {
         fprintf(stderr, "vmbench: %s\n", err.text);
         return 1;
