@@ -167,18 +167,20 @@ static void end_direct(struct job *job)
 }
 
 /* Waits until `bytes` may be written; time is given out in order of asking. */
-static void pace_take(struct pace *pace, uint64_t bytes)
+static int pace_take(struct pace *pace, uint64_t bytes, struct err *err)
 {
     if (!pace || !pace->bytes_per_second)
-        return;
+        return 0;
     uint64_t now = clock_monotonic_ns(), cost = bytes * NS_PER_SEC / pace->bytes_per_second;
     uint64_t turn = atomic_load(&pace->free_ns), begin;
     do
         begin = turn > now ? turn : now;
     while (!atomic_compare_exchange_weak(&pace->free_ns, &turn, begin + cost));
     const struct timespec until = {.tv_sec = (time_t)(begin / NS_PER_SEC), .tv_nsec = (long)(begin % NS_PER_SEC)};
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+    int code;
+    while ((code = clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)) == EINTR)
         ;
+    return code ? err_set(err, code, "wait until the rate limit lets it write") : 0;
 }
 
 /* Reads what the chunk may hold; what is zero leaves `held`. */
@@ -264,7 +266,7 @@ static int write_chunk(void *owner, unsigned thread, uint64_t task, struct err *
     for (int i = 0; i < CHUNK_WORDS; i++)
         write[i] &= chunk->held[i];
     uint64_t bytes = (uint64_t)chunk_count(write) * BLOCK_BYTES;
-    pace_take(job->writer->pace, bytes);
+    rc = pace_take(job->writer->pace, bytes, err);
     for (unsigned block = 0, run; rc == 0 && (run = chunk_run(write, &block)); block += run)
         rc = write_run(job, buffer + (size_t)block * BLOCK_BYTES, (uint64_t)run * BLOCK_BYTES,
                        (chunk->number * CHUNK_BLOCKS + block) * BLOCK_BYTES, err);

@@ -12,10 +12,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static char root[] = "/tmp/store-test-XXXXXX";
@@ -208,6 +213,50 @@ static void a_rate_limit_holds_and_progress_is_told(void **state)
     template_destroy(&t);
 }
 
+struct slow_save {
+    struct template *template;
+    struct save_under_way save;
+    bool denied;
+};
+
+/* A store that cannot sleep. Of a thread of its own, for its filter is for good, and inherited. */
+static void *begin_without_sleep(void *arg)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clock_nanosleep, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {.len = sizeof code / sizeof *code, .filter = code};
+    struct slow_save *slow = arg;
+    slow->denied =
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+    if (slow->denied)
+        shop_begin_save(slow->template, &(struct order){.root = root, .tag = "slow", .bytes_per_second = 16 << 20},
+                        &slow->save);
+    return NULL;
+}
+
+static void a_rate_limit_that_cannot_be_kept_is_told_and_leaves_nothing_that_loads(void **state)
+{
+    struct template t;
+    struct slow_save slow = {.template = &t};
+    struct snapshot_meta meta;
+    struct err err = {0};
+    struct ctl_message m;
+    pthread_t thread;
+    template_init(&t, 16 << 20, 4096, false);
+    assert_int_equal(pthread_create(&thread, NULL, begin_without_sleep, &slow), 0);
+    pthread_join(thread, NULL);
+    assert_true(slow.denied);
+    assert_int_equal(shop_end_save(&slow.save, &meta, NULL, NULL, &err), -ENOSYS);
+    assert_non_null(strstr(err.text, "wait until the rate limit lets it write"));
+    assert_true(shop_restore(root, (const char *const[]){"slow", NULL}, NULL, &m, &err) < 0);
+    assert_string_equal(err.text, "snapshot.json is empty: the snapshot was never written to its end");
+    template_destroy(&t);
+}
+
 static void without_direct_io_it_says_so(void **state)
 {
     struct template t;
@@ -315,6 +364,7 @@ int main(int argc, char **argv)
         TEST(an_idle_guest_costs_what_it_touched),
         TEST(half_a_gigabyte_is_written_by_less_than_64_mib),
         TEST(a_rate_limit_holds_and_progress_is_told),
+        TEST(a_rate_limit_that_cannot_be_kept_is_told_and_leaves_nothing_that_loads),
         TEST(without_direct_io_it_says_so),
         TEST(without_reserving_it_says_so),
         TEST(a_killed_writer_leaves_nothing_that_loads),

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
@@ -316,6 +317,61 @@ static void a_source_that_is_held_back_goes_on_in_slices(void **state)
     template_quit(&t);
 }
 
+/* Takes the sandbox the right to open anything, or gives it back. As its own user: of another's process that is
+ * CAP_SYS_RESOURCE, which root in a container has not. */
+static void open_no_more(const struct sandbox *s, bool none)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct rlimit files;
+        if (geteuid() == 0 && (setresgid(FIXTURE_UID, FIXTURE_UID, FIXTURE_UID) < 0 ||
+                               setresuid(FIXTURE_UID, FIXTURE_UID, FIXTURE_UID) < 0))
+            _exit(1);
+        if (prlimit(s->pid, RLIMIT_NOFILE, NULL, &files) < 0)
+            _exit(2);
+        files.rlim_cur = none ? 0 : files.rlim_max;
+        _exit(prlimit(s->pid, RLIMIT_NOFILE, &files, NULL) < 0 ? 3 : 0);
+    }
+    assert_int_equal(vmm_exit_status(pid), 0);
+}
+
+/* Where the timer of the slices cannot be had, the source refuses that branch in a word, and what it fetched for it is
+ * in the next. */
+static void a_source_that_cannot_be_held_back_makes_no_branch_and_loses_no_page(void **state)
+{
+    struct template t = template_load(&image);
+    struct sandbox source = sandbox_run(&t, "source");
+    sandbox_run_line(&source, "mem write 0x2000000 111");
+    int peer = target_say_hello(&source, &t);
+    struct branch_message m = {.word = BRANCH_FETCH};
+    unsigned none = 0;
+    assert_int_equal(branch_send(peer, &m, NULL, 0, NULL), 0);
+    const uint64_t until = clock_monotonic_ns() + DEADLINE_SECONDS * NS_PER_SEC;
+    assert_int_equal(branch_recv(peer, &m, NULL, &none, until, NULL), 1);
+    assert_int_equal(m.word, BRANCH_FETCHED);
+    assert_true(m.wanted > 0);
+
+    open_no_more(&source, true);
+    m = (struct branch_message){.word = BRANCH_FETCH, .hold = 1};
+    assert_int_equal(branch_send(peer, &m, NULL, 0, NULL), 0);
+    assert_int_equal(branch_recv(peer, &m, NULL, &none, until, NULL), 1);
+    assert_int_equal(m.word, BRANCH_SORRY);
+    assert_int_equal(m.code, EMFILE);
+    open_no_more(&source, false);
+    close(peer);
+
+    sandbox_ping(&source);
+    struct ctl_branched report;
+    struct template branch = sandbox_branch(&source, &t, "branch", true, &report);
+    assert_int_equal(report.pages_differing, 0);
+    struct sandbox child = sandbox_run(&branch, "child");
+    expect_word(&child, "mem read 0x2000000", "0x6f");
+    sandbox_quit(&child);
+    sandbox_quit(&source);
+    template_quit(&branch);
+    template_quit(&t);
+}
+
 static void a_target_that_reads_nothing_does_not_stop_the_source(void **state)
 {
     struct template t = template_load(&image);
@@ -559,6 +615,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_branch_that_nobody_heard_of_is_missing_from_no_other),
         cmocka_unit_test(a_target_that_lies_about_being_done_costs_no_page),
         cmocka_unit_test(a_source_that_is_held_back_goes_on_in_slices),
+        cmocka_unit_test(a_source_that_cannot_be_held_back_makes_no_branch_and_loses_no_page),
         cmocka_unit_test(a_target_that_reads_nothing_does_not_stop_the_source),
         cmocka_unit_test(a_sandbox_with_a_large_disk_branches),
         cmocka_unit_test(a_template_that_is_not_of_the_sandbox_is_refused_in_words),

@@ -159,7 +159,7 @@ static struct parent boot(unsigned mem_mib, unsigned vcpus, int kernel_fd, int b
     struct ctl_message m;
     ctl_message_init(&m, CTL_BOOT, 1);
     strcpy(m.boot.id, "parent");
-    m.boot.jail.uid = m.boot.jail.gid = 65533;
+    m.boot.jail.uid = m.boot.jail.gid = FIXTURE_UID;
     m.boot.mem_mib = mem_mib;
     m.boot.vcpus = vcpus;
     snprintf(m.boot.cmdline, sizeof m.boot.cmdline, "console=ttyS0 %s", cmdline);
@@ -249,7 +249,7 @@ struct template template_load(const struct image_fds *image)
     ctl_message_init(&m, CTL_LOAD, 1);
     strcpy(m.load.id, "template");
     memset(m.load.secret, 't', CTL_SECRET_LEN);
-    m.load.jail.uid = m.load.jail.gid = 65533;
+    m.load.jail.uid = m.load.jail.gid = FIXTURE_UID;
     m.load.image = image->image;
     m.fd[CTL_FD_MEMORY] = image->memory;
     m.fd[CTL_FD_STATE] = image->state;

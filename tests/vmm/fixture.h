@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-enum { DEADLINE_SECONDS = 30 };
+enum { DEADLINE_SECONDS = 30, FIXTURE_UID = 65533 /* of every tree, and its group's */ };
 
 /* The paths of forkd-vmm and of the agent guest. */
 extern const char *fixture_vmm, *fixture_guest;

@@ -276,7 +276,7 @@ static void a_damaged_state_is_refused(void **state)
     struct ctl_message m;
     ctl_message_init(&m, CTL_LOAD, 1);
     strcpy(m.load.id, "damaged");
-    m.load.jail.uid = m.load.jail.gid = 65533;
+    m.load.jail.uid = m.load.jail.gid = FIXTURE_UID;
     m.load.image = damaged.image;
     m.fd[CTL_FD_MEMORY] = damaged.memory;
     m.fd[CTL_FD_STATE] = damaged.state;
