@@ -1,5 +1,5 @@
-/* vsock.c: the side of the vsock device that the guest sees: queues, gate, refusals. See vsock.h. Section numbers
- * are those of virtio 1.2.
+/* vsock.c: the side of the vsock device that the guest sees: queues, gate, refusals; and where its clients come in. See
+ * vsock.h. Section numbers are those of virtio 1.2.
  *
  * SECCOMP: accept4 - clients of the guest's programs connect */
 #include "dev/vsock.h"
@@ -8,16 +8,12 @@
 #include "base/log.h"
 #include "dev/vsock_conn.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
-enum { VSOCK_ID = 19, QUEUE_RX = 0, QUEUE_TX = 1, QUEUE_EVENT = 2 };
-enum { TYPE_STREAM = 1, EVENT_TRANSPORT_RESET = 0, EVENT_BYTES = 4 };
+enum { VSOCK_ID = 19, EVENT_TRANSPORT_RESET = 0, EVENT_BYTES = 4 };
 enum { PACKETS_AT_ONCE = 64, ACCEPTS_AT_ONCE = 16, ACCEPT_PAUSE_MS = 100 };
-
-static_assert(sizeof(struct vsock_hdr) == 44, "a packet's header as 5.10.6 has it");
 
 static void kill_conns(struct vsock *vsock)
 {
@@ -31,99 +27,7 @@ static void broken(struct vsock *vsock, const char *why)
     kill_conns(vsock);
 }
 
-/* The gate */
-
-static uint16_t event_waiting(struct vsock *vsock)
-{
-    uint16_t waiting = virtq_waiting(&vsock->virtio.queue[QUEUE_EVENT], vsock->virtio.gmem);
-    if (waiting > vsock->event_buffers)
-        vsock->event_buffers = waiting;
-    return waiting;
-}
-
-/* Puts the pending event into the event queue if the driver lends a buffer (5.10.6.7). */
-static void event_deliver(struct vsock *vsock)
-{
-    struct virtq *vq = &vsock->virtio.queue[QUEUE_EVENT];
-    struct virtq_chain chain;
-    const uint32_t id = EVENT_TRANSPORT_RESET;
-    event_waiting(vsock);
-    int rc = virtq_pop(vq, vsock->virtio.gmem, &chain);
-    if (rc == 0)
-        return;
-    if (rc < 0 || virtq_chain_write(&chain, vsock->virtio.gmem, 0, &id, sizeof id) != EVENT_BYTES) {
-        broken(vsock, "a malformed event buffer");
-        return;
-    }
-    virtq_push(vq, vsock->virtio.gmem, chain.head, EVENT_BYTES);
-    vsock->reset_pending = false;
-    virtio_interrupt(&vsock->virtio, QUEUE_EVENT);
-}
-
-static void event_notify(struct vsock *vsock)
-{
-    uint16_t waiting = event_waiting(vsock);
-    if (!vsock->gated)
-        return;
-    if (vsock->reset_pending) {
-        event_deliver(vsock);
-        return;
-    }
-    /* A driver gives a buffer back after it has acted on the event in it, and a notification may be about an
-     * earlier event than ours: only when all are back was ours among them. */
-    if (waiting && waiting == vsock->event_buffers) {
-        vsock->gated = false;
-        vsock_pay(vsock);
-    }
-}
-
 /* To the guest */
-
-bool vsock_can_deliver(struct vsock *vsock)
-{
-    return !vsock->gated && virtio_is_running(&vsock->virtio) &&
-           virtq_waiting(&vsock->virtio.queue[QUEUE_RX], vsock->virtio.gmem) > 0;
-}
-
-bool vsock_take_buffer(struct vsock *vsock, struct virtq_chain *chain, uint32_t room)
-{
-    if (vsock->gated || !virtio_is_running(&vsock->virtio))
-        return false;
-    int rc = virtq_pop(&vsock->virtio.queue[QUEUE_RX], vsock->virtio.gmem, chain);
-    if (rc == 0)
-        return false;
-    if (rc < 0 || chain->writable_len < sizeof(struct vsock_hdr) + room) {
-        broken(vsock, "a malformed receive buffer");
-        return false;
-    }
-    return true;
-}
-
-void vsock_deliver(struct vsock *vsock, const struct virtq_chain *chain, const struct vsock_hdr *hdr)
-{
-    virtq_chain_write(chain, vsock->virtio.gmem, 0, hdr, sizeof *hdr);
-    virtq_push(&vsock->virtio.queue[QUEUE_RX], vsock->virtio.gmem, chain->head, (uint32_t)sizeof *hdr + hdr->len);
-}
-
-static struct vsock_hdr header(uint32_t host_port, uint32_t guest_port, enum vsock_op op)
-{
-    return (struct vsock_hdr){.src_cid = VSOCK_HOST_CID,
-                              .dst_cid = VSOCK_GUEST_CID,
-                              .src_port = host_port,
-                              .dst_port = guest_port,
-                              .type = TYPE_STREAM,
-                              .op = (uint16_t)op};
-}
-
-struct vsock_hdr vsock_header(struct vsock_conn *conn, enum vsock_op op, uint32_t len)
-{
-    struct vsock_hdr hdr = header(conn->host_port, conn->guest_port, op);
-    hdr.len = len;
-    hdr.buf_alloc = VSOCK_BUF;
-    hdr.fwd_cnt = conn->forwarded_told = conn->forwarded;
-    conn->owes &= ~(unsigned)OWES_CREDIT; /* every packet carries it */
-    return hdr;
-}
 
 /* Refuses what belongs to no connection. Several packets of one such connection need one answer. */
 static void refuse(struct vsock *vsock, uint32_t host_port, uint32_t guest_port)
@@ -141,7 +45,7 @@ static bool pay_refusals(struct vsock *vsock)
     unsigned paid = 0;
     while (paid < vsock->refusals && vsock_take_buffer(vsock, &chain, 0)) {
         const struct vsock_refusal *r = &vsock->refusal[paid++];
-        struct vsock_hdr hdr = header(r->host_port, r->guest_port, VSOCK_OP_RST);
+        struct vsock_hdr hdr = vsock_header(r->host_port, r->guest_port, VSOCK_OP_RST);
         vsock_deliver(vsock, &chain, &hdr);
     }
     vsock->refusals -= paid;
@@ -162,18 +66,18 @@ static unsigned owed_next(const struct vsock_conn *conn)
 static struct vsock_hdr owed_packet(struct vsock_conn *conn, unsigned owed)
 {
     if (owed == OWES_REQUEST)
-        return vsock_header(conn, VSOCK_OP_REQUEST, 0);
+        return conn_header(conn, VSOCK_OP_REQUEST, 0);
     if (owed == OWES_RST)
-        return vsock_header(conn, VSOCK_OP_RST, 0);
+        return conn_header(conn, VSOCK_OP_RST, 0);
     if (owed == OWES_CREDIT)
-        return vsock_header(conn, VSOCK_OP_CREDIT_UPDATE, 0);
-    struct vsock_hdr hdr = vsock_header(conn, VSOCK_OP_SHUTDOWN, 0);
+        return conn_header(conn, VSOCK_OP_CREDIT_UPDATE, 0);
+    struct vsock_hdr hdr = conn_header(conn, VSOCK_OP_SHUTDOWN, 0);
     hdr.flags |= conn->client_eof ? VSOCK_SHUTDOWN_SEND : 0;
     hdr.flags |= conn->client_deaf ? VSOCK_SHUTDOWN_RECEIVE : 0;
     return hdr;
 }
 
-/* False when there are no more buffers, and then the connection may be gone. */
+/* False when there are no more buffers. */
 static bool pay_conn(struct vsock *vsock, struct vsock_conn *conn, bool *sent)
 {
     struct virtq_chain chain;
@@ -190,14 +94,63 @@ static bool pay_conn(struct vsock *vsock, struct vsock_conn *conn, bool *sent)
     return true;
 }
 
-void vsock_pay(struct vsock *vsock)
+/* Sends what is owed by connections and refusals, as far as receive buffers go. May free any connection. */
+static void vsock_pay(struct vsock *vsock)
 {
     bool sent = pay_refusals(vsock);
     list_for_each_safe (n, &vsock->conns)
         if (!pay_conn(vsock, list_entry(n, struct vsock_conn, link), &sent))
             break;
     if (sent)
-        virtio_interrupt(&vsock->virtio, QUEUE_RX);
+        virtio_interrupt(&vsock->virtio, VSOCK_QUEUE_RX);
+    if (!virtio_is_running(&vsock->virtio)) /* broken, here or by whoever calls */
+        kill_conns(vsock);
+}
+
+/* The gate */
+
+static uint16_t event_waiting(struct vsock *vsock)
+{
+    uint16_t waiting = virtq_waiting(&vsock->virtio.queue[VSOCK_QUEUE_EVENT], vsock->virtio.gmem);
+    if (waiting > vsock->event_buffers)
+        vsock->event_buffers = waiting;
+    return waiting;
+}
+
+/* Puts the pending event into the event queue if the driver lends a buffer (5.10.6.7). */
+static void event_deliver(struct vsock *vsock)
+{
+    struct virtq *vq = &vsock->virtio.queue[VSOCK_QUEUE_EVENT];
+    struct virtq_chain chain;
+    const uint32_t id = EVENT_TRANSPORT_RESET;
+    event_waiting(vsock);
+    int rc = virtq_pop(vq, vsock->virtio.gmem, &chain);
+    if (rc == 0)
+        return;
+    if (rc < 0 || virtq_chain_write(&chain, vsock->virtio.gmem, 0, &id, sizeof id) != EVENT_BYTES) {
+        broken(vsock, "a malformed event buffer");
+        return;
+    }
+    virtq_push(vq, vsock->virtio.gmem, chain.head, EVENT_BYTES);
+    vsock->reset_pending = false;
+    virtio_interrupt(&vsock->virtio, VSOCK_QUEUE_EVENT);
+}
+
+static void event_notify(struct vsock *vsock)
+{
+    uint16_t waiting = event_waiting(vsock);
+    if (!vsock->gated)
+        return;
+    if (vsock->reset_pending) {
+        event_deliver(vsock);
+        return;
+    }
+    /* A driver gives a buffer back after it has acted on the event in it, and a notification may be about an
+     * earlier event than ours: only when all are back was ours among them. */
+    if (waiting && waiting == vsock->event_buffers) {
+        vsock->gated = false;
+        vsock_pay(vsock);
+    }
 }
 
 /* From the guest */
@@ -206,7 +159,7 @@ static void packet(struct vsock *vsock, const struct vsock_hdr *hdr, const struc
 {
     if (hdr->src_cid != VSOCK_GUEST_CID || hdr->dst_cid != VSOCK_HOST_CID)
         return; /* there is nobody else */
-    struct vsock_conn *conn = hdr->type == TYPE_STREAM ? conn_find(vsock, hdr->dst_port, hdr->src_port) : NULL;
+    struct vsock_conn *conn = hdr->type == VSOCK_STREAM ? conn_find(vsock, hdr->dst_port, hdr->src_port) : NULL;
     if (conn) {
         conn_packet(conn, hdr, chain);
         return;
@@ -214,7 +167,7 @@ static void packet(struct vsock *vsock, const struct vsock_hdr *hdr, const struc
     if (hdr->op == VSOCK_OP_RST)
         return;
     refuse(vsock, hdr->dst_port, hdr->src_port);
-    if (hdr->type == TYPE_STREAM && hdr->op == VSOCK_OP_REQUEST && hdr->dst_port == VSOCK_DOORBELL &&
+    if (hdr->type == VSOCK_STREAM && hdr->op == VSOCK_OP_REQUEST && hdr->dst_port == VSOCK_DOORBELL &&
         vsock->on_doorbell)
         vsock->on_doorbell(vsock, hdr->dst_port);
 }
@@ -222,7 +175,7 @@ static void packet(struct vsock *vsock, const struct vsock_hdr *hdr, const struc
 static void tx_notify(struct vsock *vsock)
 {
     struct virtio_dev *dev = &vsock->virtio;
-    struct virtq *vq = &dev->queue[QUEUE_TX];
+    struct virtq *vq = &dev->queue[VSOCK_QUEUE_TX];
     struct virtq_chain chain;
     struct vsock_hdr hdr;
     unsigned done = 0;
@@ -248,12 +201,12 @@ static void tx_notify(struct vsock *vsock)
         done++;
     }
     if (done)
-        virtio_interrupt(dev, QUEUE_TX);
+        virtio_interrupt(dev, VSOCK_QUEUE_TX);
     vsock_pay(vsock);
     if (rc < 0)
         broken(vsock, "a malformed packet");
     else if (done == PACKETS_AT_ONCE)
-        virtio_again(dev, QUEUE_TX);
+        virtio_again(dev, VSOCK_QUEUE_TX);
 }
 
 static void rx_notify(struct vsock *vsock)
@@ -262,7 +215,7 @@ static void rx_notify(struct vsock *vsock)
     list_for_each_safe (n, &vsock->conns)
         conn_watch(list_entry(n, struct vsock_conn, link));
     if (vsock->tx_blocked && vsock->refusals < VSOCK_REFUSALS_MAX)
-        virtio_again(&vsock->virtio, QUEUE_TX);
+        virtio_again(&vsock->virtio, VSOCK_QUEUE_TX);
 }
 
 /* The device */
@@ -278,9 +231,9 @@ static void vsock_config(struct virtio_dev *dev, uint32_t at, void *into, uint32
 static void vsock_notify(struct virtio_dev *dev, unsigned queue)
 {
     struct vsock *vsock = (struct vsock *)dev;
-    if (queue == QUEUE_TX)
+    if (queue == VSOCK_QUEUE_TX)
         tx_notify(vsock);
-    else if (queue == QUEUE_RX)
+    else if (queue == VSOCK_QUEUE_RX)
         rx_notify(vsock);
     else {
         event_notify(vsock);
@@ -363,6 +316,18 @@ static const struct virtio_kind vsock_kind = {
     .resume = vsock_resume,
 };
 
+/* Clients */
+
+static void on_client(struct loop_source *source, uint32_t events)
+{
+    struct vsock_conn *conn = list_entry(source, struct vsock_conn, client);
+    struct vsock *vsock = conn->vsock;
+    virtio_lock(&vsock->virtio);
+    conn_event(conn, events);
+    vsock_pay(vsock);
+    virtio_unlock(&vsock->virtio);
+}
+
 /* The listening socket */
 
 static void accept_pause(struct vsock *vsock)
@@ -403,7 +368,8 @@ static void on_listener(struct loop_source *source, uint32_t events)
 
 void vsock_init(struct vsock *vsock, struct gmem *gmem)
 {
-    *vsock = (struct vsock){.listen_fd = -1, .listener.fd = -1, .next_host_port = VSOCK_FIRST_HOST_PORT};
+    *vsock = (struct vsock){
+        .listen_fd = -1, .listener.fd = -1, .on_client = on_client, .next_host_port = VSOCK_FIRST_HOST_PORT};
     virtio_init(&vsock->virtio, &vsock_kind, gmem);
     list_init(&vsock->conns);
 }

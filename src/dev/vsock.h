@@ -29,46 +29,7 @@
 #ifndef FORKD_DEV_VSOCK_H
 #define FORKD_DEV_VSOCK_H
 
-#include "base/list.h"
-#include "dev/virtio.h"
-#include "sys/loop.h"
-
-enum {
-    VSOCK_HOST_CID = 2,
-    VSOCK_GUEST_CID = 3,
-    VSOCK_DOORBELL = 1023,
-    VSOCK_CONNS_MAX = 256,
-    VSOCK_BUF = 64 << 10,
-    VSOCK_REFUSALS_MAX = 64,
-};
-
-/* A packet that belongs to no connection is answered with RST; these wait for a receive buffer. */
-struct vsock_refusal {
-    uint32_t host_port, guest_port;
-};
-
-struct vsock {
-    struct virtio_dev virtio; /* first: it is the device */
-    /* The guest rang at `port`. With the device lock held; may be NULL. */
-    void (*on_doorbell)(struct vsock *vsock, uint32_t port);
-
-    /* State. */
-    bool reset_pending;      /* TRANSPORT_RESET is still to be put into the event queue */
-    bool gated;              /* nothing is delivered until the driver took it in */
-    uint16_t event_buffers;  /* most buffers ever seen waiting in the event queue: as many as the driver lends */
-    uint32_t next_host_port; /* of the next connection */
-    unsigned refusals;
-    struct vsock_refusal refusal[VSOCK_REFUSALS_MAX];
-
-    /* Host. */
-    struct loop *loop;
-    struct loop_source listener;
-    int listen_fd;
-    struct loop_timer accept_again; /* the host was short of descriptors or memory */
-    struct list conns;              /* struct vsock_conn */
-    unsigned conn_count;
-    bool tx_blocked; /* refusals are full: the transmit queue waits */
-};
+#include "dev/vsock_device.h"
 
 /* on_doorbell is set by the machine after. */
 void vsock_init(struct vsock *vsock, struct gmem *gmem);

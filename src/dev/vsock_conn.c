@@ -17,12 +17,10 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-enum { QUEUE_RX = 0, READS_AT_ONCE = 16 };
+enum { READS_AT_ONCE = 16 };
 
 /* Below so much of its credit a guest that sends is told what was forwarded since. */
 enum { CREDIT_LOW = VSOCK_BUF / 2 };
-
-static void on_client(struct loop_source *source, uint32_t events);
 
 void conn_new(struct vsock *vsock, int fd)
 {
@@ -36,7 +34,7 @@ void conn_new(struct vsock *vsock, int fd)
     memset(conn, 0, offsetof(struct vsock_conn, buf));
     conn->vsock = vsock;
     conn->fd = steal_fd(&owned);
-    conn->client = (struct loop_source){.fd = -1, .fn = on_client};
+    conn->client = (struct loop_source){.fd = -1, .fn = vsock->on_client};
     conn->state = CONN_GREETING;
     list_append(&vsock->conns, &conn->link);
     vsock->conn_count++;
@@ -63,6 +61,8 @@ void conn_kill(struct vsock_conn *conn)
         conn_free(conn);
         return;
     }
+    if (conn->state == CONN_DEAD)
+        return;
     conn->state = CONN_DEAD;
     conn->owes = 0;
     conn->buf_len = 0;
@@ -122,6 +122,16 @@ bool conn_paid(struct vsock_conn *conn, unsigned owed)
         return false;
     }
     return true;
+}
+
+struct vsock_hdr conn_header(struct vsock_conn *conn, enum vsock_op op, uint32_t len)
+{
+    struct vsock_hdr hdr = vsock_header(conn->host_port, conn->guest_port, op);
+    hdr.len = len;
+    hdr.buf_alloc = VSOCK_BUF;
+    hdr.fwd_cnt = conn->forwarded_told = conn->forwarded;
+    conn->owes &= ~(unsigned)OWES_CREDIT; /* every packet carries it */
+    return hdr;
 }
 
 /* Watching */
@@ -422,7 +432,7 @@ static int client_read_packet(struct vsock_conn *conn)
     unsigned count = virtq_chain_iov(&chain, vsock->virtio.gmem, true, at, room < credit ? room : credit, iov);
     ssize_t n = readv(conn->fd, iov, (int)count);
     if (n <= 0) {
-        virtq_unpop(&vsock->virtio.queue[QUEUE_RX]);
+        virtq_unpop(&vsock->virtio.queue[VSOCK_QUEUE_RX]);
         if (n == 0)
             return client_ended(conn) ? 0 : -1;
         if (errno == EAGAIN || errno == EINTR)
@@ -431,7 +441,7 @@ static int client_read_packet(struct vsock_conn *conn)
     }
     virtq_chain_mark(&chain, vsock->virtio.gmem, at, (uint32_t)n);
     conn->sent += (uint32_t)n;
-    struct vsock_hdr hdr = vsock_header(conn, VSOCK_OP_RW, (uint32_t)n);
+    struct vsock_hdr hdr = conn_header(conn, VSOCK_OP_RW, (uint32_t)n);
     vsock_deliver(vsock, &chain, &hdr);
     return 1;
 }
@@ -444,7 +454,7 @@ static bool client_read(struct vsock_conn *conn)
     while (packets < READS_AT_ONCE && may_read(conn) && (rc = client_read_packet(conn)) > 0)
         packets++;
     if (packets)
-        virtio_interrupt(&vsock->virtio, QUEUE_RX);
+        virtio_interrupt(&vsock->virtio, VSOCK_QUEUE_RX);
     return rc >= 0;
 }
 
@@ -486,13 +496,8 @@ static bool client_event(struct vsock_conn *conn, uint32_t events)
     return false;
 }
 
-static void on_client(struct loop_source *source, uint32_t events)
+void conn_event(struct vsock_conn *conn, uint32_t events)
 {
-    struct vsock_conn *conn = list_entry(source, struct vsock_conn, client);
-    struct vsock *vsock = conn->vsock;
-    virtio_lock(&vsock->virtio);
     if (client_event(conn, events))
         conn_watch(conn);
-    vsock_pay(vsock);
-    virtio_unlock(&vsock->virtio);
 }

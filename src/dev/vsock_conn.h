@@ -1,5 +1,4 @@
 /* vsock_conn.h: one connection of the vsock device: a client's socket on one side, the guest on the other.
- * Inside of the device: used by vsock.c and vsock_conn.c alone.
  *
  * States.
  *   greeting   the client has not finished its CONNECT line. The guest knows nothing.
@@ -18,27 +17,7 @@
 #ifndef FORKD_DEV_VSOCK_CONN_H
 #define FORKD_DEV_VSOCK_CONN_H
 
-#include "dev/vsock.h"
-
-enum vsock_op {
-    VSOCK_OP_REQUEST = 1,
-    VSOCK_OP_RESPONSE,
-    VSOCK_OP_RST,
-    VSOCK_OP_SHUTDOWN,
-    VSOCK_OP_RW,
-    VSOCK_OP_CREDIT_UPDATE,
-    VSOCK_OP_CREDIT_REQUEST,
-};
-
-enum { VSOCK_SHUTDOWN_RECEIVE = 1, VSOCK_SHUTDOWN_SEND = 2 };
-
-/* 5.10.6, as it lies in the rings. */
-struct vsock_hdr {
-    uint64_t src_cid, dst_cid;
-    uint32_t src_port, dst_port, len;
-    uint16_t type, op;
-    uint32_t flags, buf_alloc, fwd_cnt;
-} __attribute__((packed));
+#include "dev/vsock_device.h"
 
 enum { VSOCK_LINE_MAX = 32 };
 
@@ -47,10 +26,6 @@ enum vsock_conn_state { CONN_GREETING, CONN_REQUESTED, CONN_OPEN, CONN_DRAINING,
 /* Packets owed to the guest, sent as soon as there are receive buffers. */
 /* RST stands alone: after it there is nothing to say. */
 enum { OWES_REQUEST = 1, OWES_RST = 2, OWES_SHUTDOWN = 4, OWES_CREDIT = 8 };
-
-/* The device's own ports start above those that programs use by name; the last one means "any" to Linux. */
-#define VSOCK_FIRST_HOST_PORT UINT32_C(0x40000000)
-#define VSOCK_LAST_HOST_PORT  (UINT32_MAX - 1)
 
 struct vsock_conn {
     struct list link;
@@ -80,8 +55,6 @@ struct vsock_conn {
     uint8_t buf[VSOCK_BUF];
 };
 
-/* vsock_conn.c: */
-
 /* Takes the client's socket; closes it if there is no memory. */
 void conn_new(struct vsock *vsock, int fd);
 void conn_free(struct vsock_conn *conn);
@@ -94,23 +67,15 @@ struct vsock_conn *conn_find(struct vsock *vsock, uint32_t host_port, uint32_t g
 /* A packet of the guest's to a connection, with hdr->len bytes of payload in the chain behind the header. May
  * free the connection. What it owes after that is the caller's to pay. */
 void conn_packet(struct vsock_conn *conn, const struct vsock_hdr *hdr, const struct virtq_chain *chain);
+/* What the loop says of the client's socket: EPOLL* bits. May free the connection. What it owes after that is the
+ * caller's to pay. */
+void conn_event(struct vsock_conn *conn, uint32_t events);
 /* Watches the client's socket for what can be done about it now. May free the connection. */
 void conn_watch(struct vsock_conn *conn);
 /* A packet that was owed is in the receive queue. May free the connection; false if it did. */
 bool conn_paid(struct vsock_conn *conn, unsigned owed);
 
-/* vsock.c: */
-
-/* Whether a packet can be delivered to the guest now. */
-bool vsock_can_deliver(struct vsock *vsock);
-/* Sends what is owed by connections and refusals, as far as receive buffers go. May free any connection. */
-void vsock_pay(struct vsock *vsock);
-/* The header of a packet of a connection. */
-struct vsock_hdr vsock_header(struct vsock_conn *conn, enum vsock_op op, uint32_t len);
-/* Takes a receive buffer with room for a header and `room` bytes; false if there is none. A malformed one breaks
- * the device and kills all connections. */
-bool vsock_take_buffer(struct vsock *vsock, struct virtq_chain *chain, uint32_t room);
-/* Fills in the header and returns the buffer to the guest. */
-void vsock_deliver(struct vsock *vsock, const struct virtq_chain *chain, const struct vsock_hdr *hdr);
+/* The header of a packet of it. */
+struct vsock_hdr conn_header(struct vsock_conn *conn, enum vsock_op op, uint32_t len);
 
 #endif

@@ -5,6 +5,7 @@
  * packet, lends buffers, notifies; a client connects, sends, reads, half-closes, leaves; the device is saved and
  * loaded into a fork of itself. */
 #include "base/log.h"
+#include "dev/vsock.h"
 #include "dev/vsock_conn.h"
 #include "tests/unit/driver.h"
 
