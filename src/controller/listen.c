@@ -1,4 +1,4 @@
-/* listen.c: the controller's listening socket (http_listen of http.h). */
+/* listen.c: the controller's listening socket; see http.h. */
 #include "controller/http.h"
 
 #include "base/own.h"

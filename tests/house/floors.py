@@ -17,13 +17,31 @@ def header(folder, name, body=""):
     return f"#ifndef {guard}\n#define {guard}\n{body}\n#endif\n"
 
 
-def violation_is_seen(path, text, expected):
+def check_files(files):
     with tempfile.TemporaryDirectory() as top:
-        file = pathlib.Path(top, path)
-        file.parent.mkdir(parents=True)
-        file.write_text(text)
-        done = run_check(top)
-        return done.returncode == 1 and expected in done.stdout
+        for path, text in files.items():
+            file = pathlib.Path(top, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return run_check(top)
+
+
+def violation_is_seen(path, text, expected):
+    done = check_files({path: text})
+    return done.returncode == 1 and expected in done.stdout
+
+
+def ring(includer):
+    """Modules a, b and c of src/dev: a includes b, b includes c, and `includer` includes a."""
+    files = {"src/dev/a.h": header("dev", "a", '#include "dev/b.h"'), "src/dev/b.h": header("dev", "b"),
+             "src/dev/b.c": '#include "dev/c.h"\n', "src/dev/c.h": header("dev", "c"), "src/dev/c.c": ""}
+    name, head = includer
+    return {**files, f"src/dev/{name}": head + '#include "dev/a.h"\n'}
+
+
+def circle_is_seen(includer):
+    done = check_files(ring(includer))
+    return done.returncode == 1 and "src/dev: modules include each other in a circle: a -> b -> c -> a" in done.stdout
 
 
 CLAIMS = {
@@ -37,6 +55,10 @@ CLAIMS = {
     "an include names its folder": lambda: violation_is_seen(
         "src/mem/a.c", '#include "gmem.h"\n', "does not start with a folder"),
     "a folder is on a floor": lambda: violation_is_seen("src/attic/a.c", "\n", "is on no floor"),
+    "modules of a folder include each other in no circle": lambda: circle_is_seen(("c.c", "")),
+    "a source without a header counts with the one it names": lambda: circle_is_seen(
+        ("d.c", "/* d.c: see c.h. */\n")),
+    "one above the others is no circle": lambda: check_files(ring(("main.c", "/* main.c */\n"))).returncode == 0,
     "a header is guarded by its name": lambda: violation_is_seen(
         "src/mem/a.h", header("mem", "b"), "is not guarded by FORKD_MEM_A_H"),
     "a file is not too long": lambda: violation_is_seen("src/mem/a.c", "\n" * 801, "801 lines"),
