@@ -3,8 +3,9 @@
 
 #include <jansson.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
-enum { LINE = 100, OPTION_COLUMN = 24, INDENT = 2 };
+enum { LINE = 100, LINE_LEAST = 40, OPTION_COLUMN = 24, INDENT = 2 };
 
 static const struct {
     const char *name, *what;
@@ -24,10 +25,20 @@ static const struct {
 
 enum { ENVIRONMENT = sizeof environment / sizeof *environment };
 
-/* Prints words from `column` on, broken before LINE and continued at `indent`. Line breaks in the text are spaces, and
- * an empty line stays one. */
+/* Where a line is broken: at the terminal's edge, and no later than is good to read. */
+static unsigned line_width(FILE *to)
+{
+    struct winsize size;
+    if (ioctl(fileno(to), TIOCGWINSZ, &size) < 0 || !size.ws_col || size.ws_col > LINE)
+        return LINE;
+    return size.ws_col > LINE_LEAST ? size.ws_col : LINE_LEAST;
+}
+
+/* Prints words from `column` on, broken before the line's end and continued at `indent`. Line breaks in the text are
+ * spaces, and an empty line stays one. */
 static void text_wrap(FILE *to, const char *text, unsigned column, unsigned indent)
 {
+    const unsigned wide = line_width(to);
     for (bool first = true; *text; first = false) {
         size_t space = strspn(text, " \n"), len = strcspn(text + space, " \n");
         const char *paragraph = strchr(text, '\n');
@@ -35,7 +46,7 @@ static void text_wrap(FILE *to, const char *text, unsigned column, unsigned inde
                       strchr(paragraph + 1, '\n') < text + space;
         if (!len)
             break;
-        if (breaks || (!first && column + 1 + len > LINE)) {
+        if (breaks || (!first && column + 1 + len > wide)) {
             fprintf(to, "%s\n%*s", breaks ? "\n" : "", (int)indent, "");
             column = indent;
         } else if (!first) {

@@ -60,20 +60,30 @@ static int columns(void)
     return wide > 1 ? wide - 1 : LINE_MAX_BYTES;
 }
 
+/* Bytes, which are not more than columns. */
+static int line_text(const struct progress *p, char turn, const char *words, const char *bar, char line[LINE_MAX_BYTES])
+{
+    return snprintf(line, LINE_MAX_BYTES, "%c %s: %s%s%s%.0f s", turn, p->what, words,
+                    !*words ? ""
+                    : *bar  ? " "
+                            : ", ",
+                    bar, seconds(p));
+}
+
+/* Where it is narrow the bar goes first, then the words: what goes on, and for how long, is told as long as it can be.
+ */
 static void show(struct progress *p)
 {
     static const char spinner[] = "|/-\\";
-    static unsigned turn;
-    char line[LINE_MAX_BYTES], bar[2 * BAR_CELLS + 24];
+    static unsigned turns;
+    char line[LINE_MAX_BYTES], bar[2 * BAR_CELLS + 24], turn = spinner[turns++ % 4];
     const struct progress_now *now = &p->now;
+    int wide = columns();
     bar_text(now->percent, bar, sizeof bar);
-    snprintf(line, sizeof line, "%c %s: %s%s%s%.0f s", spinner[turn++ % 4], p->what, now->words,
-             !*now->words ? ""
-             : *bar       ? " "
-                          : ", ",
-             bar, seconds(p));
+    if (line_text(p, turn, now->words, bar, line) > wide && line_text(p, turn, now->words, "", line) > wide)
+        line_text(p, turn, "", "", line);
     if (p->terminal)
-        fprintf(stderr, "\r\033[K%.*s", columns(), line);
+        fprintf(stderr, "\r\033[K%.*s", wide, line);
     else if (!p->shown)
         fprintf(stderr, "%s ...\n", p->what);
     p->shown = true;

@@ -2,14 +2,17 @@
 """forkd top, where and bench, against a VMM that is none, and progress, against a controller that is none."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -117,7 +120,11 @@ MADE = {'tag': 'py', 'branched_from': 'sb-x', 'status': 'writing', 'bootable': F
 WRITING = r'writing, 7 MiB \[#{8}-{8}\]  50 %, [0-9]+ s'
 
 
-def progress_is_shown(c, args, at_first, listed, then=WRITING, last='snapshot py is'):
+def in_columns(terminal, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+
+
+def progress_is_shown(c, args, at_first, listed, then=WRITING, last='snapshot py is', columns=200):
     """What a terminal shows of a request that takes long, before and after the controller tells that it writes."""
     path = os.path.join(c.dir, 'scripted')
     server = Making(path)
@@ -128,6 +135,7 @@ def progress_is_shown(c, args, at_first, listed, then=WRITING, last='snapshot py
             os.execve(FORKD, [FORKD, *args], env)
         finally:
             os._exit(127)
+    in_columns(terminal, columns)
     server.listed = at_first
     try:
         read_until(terminal, listed)
@@ -152,6 +160,35 @@ def a_snapshot_that_is_made_tells_how_far_it_is(c):
 def a_warm_up_has_no_bar_for_nobody_knows_its_end(c):
     progress_is_shown(c, ['snapshot', '--tag', 'py', '--kernel', '/k'], [{**MADE, 'stage': 'warmup'}],
                       'making snapshot py: warming up, [0-9]+ s')
+
+
+@case(start=False)
+def a_narrow_terminal_still_tells_what_goes_on_and_for_how_long(c):
+    """The bar goes first, then the words; never the seconds."""
+    progress_is_shown(c, ['snapshot', '--tag', 'py', '--kernel', '/k'], [{**MADE, 'stage': 'boot'}],
+                      r'. making snapshot py: [0-9]+ s', r'. making snapshot py: writing, 7 MiB, [0-9]+ s', columns=44)
+
+
+@case(start=False)
+def help_is_broken_at_the_edge_of_the_terminal(c):
+    for columns in (50, 72):
+        begins, begin = os.pipe()
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.read(begins, 1)
+            os.execve(FORKD, [FORKD, 'snapshot', '--help'], environment(c))
+        in_columns(terminal, columns)
+        os.write(begin, b'!')
+        os.close(begin)
+        os.close(begins)
+        said = b''
+        with contextlib.suppress(OSError):
+            while more := os.read(terminal, 65536):
+                said += more
+        os.close(terminal)
+        assert os.waitpid(pid, 0)[1] == 0
+        lines = said.decode().splitlines()
+        assert max(len(line) for line in lines if not re.match('usage|       forkd', line)) <= columns, lines
 
 
 @case(start=False)
