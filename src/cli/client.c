@@ -130,7 +130,7 @@ static int find_running(const struct args *args, char own[PRIVATE_URL_MAX], stru
     int rc = private_url(own, err);
     if (rc == 0 && is_up(own, true))
         return open_own(own, client, err);
-    if (rc == 0 && !getenv("FORKD_STATE") && is_up("http://" PLACE_ADDRESS, false))
+    if (rc == 0 && !place_state_chosen() && is_up("http://" PLACE_ADDRESS, false))
         return open_url("http://" PLACE_ADDRESS, token, client, err);
     return rc;
 }

@@ -16,7 +16,8 @@ static const struct {
     {"FORKD_TAG", "the snapshot, where --tag is not given"},
     {"FORKD_KERNEL", "the kernel of forkd snapshot, where neither --kernel nor --image is given"},
     {"FORKD_ROOTFS", "its root file system, likewise"},
-    {"FORKD_STATE", "where the controller of your own keeps its state: a file, or a directory"},
+    {"FORKD_STATE", "the state of the controller of your own: a file, or a directory with state.db in it, which is "
+                    "there or ends in a slash"},
     {"FORKD_SNAPSHOT_ROOT", "where it keeps snapshots"},
     {"FORKD_IMAGES", "the directory of guest images"},
     {"FORKD_HOME", "where forkd looks for its own programs first"},

@@ -3,6 +3,7 @@
 
 #include "base/io.h"
 #include "base/own.h"
+#include "proto/places.h"
 #include "sys/cgroup.h"
 
 #include <ctype.h>
@@ -123,24 +124,31 @@ static int consider_directory(struct leftovers *found, const char *run, struct e
     return belongs_to_nobody(run) && is_run_directory(run) ? add(found, LEFTOVER_DIRECTORY, 0, run, err) : 0;
 }
 
+/* STATE.run of FORKD_STATE, whose name may have in it what glob() takes for more than itself. */
+static int find_chosen(struct leftovers *found, struct err *err)
+{
+    char state[PATH_MAX], run[PATH_MAX];
+    const char *chosen = place_state_chosen();
+    if (!chosen || place_state(chosen, state, sizeof state, NULL) < 0)
+        return 0;
+    own_free char *here = *state == '/' ? NULL : getcwd(NULL, 0);
+    int n = snprintf(run, sizeof run, "%s%s%s%s", here ? here : "", here ? "/" : "", state, suffix);
+    return (size_t)n < sizeof run ? consider_directory(found, run, err) : 0;
+}
+
 static int find_directories(struct leftovers *found, struct err *err)
 {
-    const char *state = getenv("FORKD_STATE"), *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    char patterns[4][PATH_MAX] = {"/var/lib/forkd/*.run", "/var/lib/forkd/private/*.run"};
+    const char *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    char patterns[3][PATH_MAX] = {"/var/lib/forkd/*.run", "/var/lib/forkd/private/*.run"};
     glob_t names = {0};
-    int rc = 0;
     if (xdg && *xdg)
         snprintf(patterns[2], PATH_MAX, "%s/forkd/*.run", xdg);
     else if (home && *home)
         snprintf(patterns[2], PATH_MAX, "%s/.local/state/forkd/*.run", home);
-    if (state && *state) {
-        struct stat st;
-        bool directory = stat(state, &st) == 0 && S_ISDIR(st.st_mode);
-        snprintf(patterns[3], PATH_MAX, "%s%s", state, directory ? "/*.run" : suffix);
-    }
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         if (*patterns[i])
             glob(patterns[i], GLOB_NOSORT | (names.gl_pathc ? GLOB_APPEND : 0), NULL, &names);
+    int rc = find_chosen(found, err);
     for (size_t i = 0; rc == 0 && i < names.gl_pathc; i++)
         rc = consider_directory(found, names.gl_pathv[i], err);
     globfree(&names);

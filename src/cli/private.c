@@ -3,6 +3,7 @@
 
 #include "base/io.h"
 #include "base/own.h"
+#include "proto/places.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -18,33 +19,21 @@
 enum { STOP_MS = 120 * 1000, LOG_TAIL = 600 };
 
 struct place {
-    char dir[PATH_MAX], state[PATH_MAX + 16];
+    char dir[PATH_MAX], state[PATH_MAX];
 };
 
 static int place_find(struct place *p, struct err *err)
 {
-    const char *state = getenv("FORKD_STATE"), *xdg = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    int n;
-    if (state && *state) {
-        struct stat st;
-        const char *slash = strrchr(state, '/');
-        bool directory = stat(state, &st) == 0 && S_ISDIR(st.st_mode);
-        n = directory ? snprintf(p->dir, sizeof p->dir, "%s", state)
-                      : snprintf(p->dir, sizeof p->dir, "%.*s", slash ? (int)(slash - state) : 1, slash ? state : ".");
-        snprintf(p->state, sizeof p->state, "%s%s", state, directory ? "/state.db" : "");
-    } else {
-        if (geteuid() == 0)
-            n = snprintf(p->dir, sizeof p->dir, "/var/lib/forkd/private");
-        else if (xdg && *xdg)
-            n = snprintf(p->dir, sizeof p->dir, "%s/forkd", xdg);
-        else if (home && *home)
-            n = snprintf(p->dir, sizeof p->dir, "%s/.local/state/forkd", home);
-        else
-            return err_say(err, EINVAL, "neither HOME nor FORKD_STATE is set");
-        snprintf(p->state, sizeof p->state, "%s/state.db", p->dir);
-    }
-    if ((size_t)n >= sizeof p->dir - 64)
-        return err_say(err, ENAMETOOLONG, "the path of the state directory is too long");
+    int rc = place_own_state(p->state, sizeof p->state - sizeof "controller.sock", err);
+    if (rc < 0)
+        return rc;
+    const char *slash = strrchr(p->state, '/');
+    if (!slash)
+        snprintf(p->dir, sizeof p->dir, ".");
+    else if (slash == p->state)
+        snprintf(p->dir, sizeof p->dir, "/."); /* "unix:" and "//x" would be x */
+    else
+        snprintf(p->dir, sizeof p->dir, "%.*s", (int)(slash - p->state), p->state);
     return 0;
 }
 

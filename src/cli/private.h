@@ -1,8 +1,7 @@
 /* private.h: the controller that belongs to this user and was started by this program.
  *
- * It speaks on a socket in the user's state directory, runs in the background until `forkd stop`, and logs beside
- * the socket. The directory is that of FORKD_STATE if set; else /var/lib/forkd/private for root and
- * ${XDG_STATE_HOME:-~/.local/state}/forkd for others.
+ * It speaks on a socket beside its state (proto/places.h, place_own_state()), runs in the background until
+ * `forkd stop`, and logs beside the socket.
  *
  * Invariant: it is started only under the lock of that directory, and the starter waits until it listens, so that
  * of two commands at once one starts it and both use it. */

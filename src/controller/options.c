@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static const char help[] =
     "forkd-controller: makes, keeps and ends microVMs; speaks HTTP\n"
@@ -18,7 +17,8 @@ static const char help[] =
     "usage: forkd-controller serve [options]\n"
     "\n"
     "  --bind ADDRESS            ADDRESS:PORT or unix:/path (FORKD_BIND; " PLACE_ADDRESS ")\n"
-    "  --state FILE              the registry; sockets lie beside it (FORKD_STATE;\n"
+    "  --state PATH              the registry, a file, or a directory with state.db in\n"
+    "                            it; sockets lie beside the file (FORKD_STATE;\n"
     "                            /var/lib/forkd/state.db)\n"
     "  --snapshot-root DIR       where snapshots are kept (FORKD_SNAPSHOT_ROOT; /var/lib/forkd/snapshots\n"
     "                            as root)\n"
@@ -92,16 +92,11 @@ static const char *env_or(const char *name, const char *otherwise)
     return value && *value ? value : otherwise;
 }
 
-/* A directory is taken as DIR/state.db. */
 static int set_state(struct options *o, const char *path, struct err *err)
 {
-    struct stat st;
-    size_t len = strlen(path);
-    bool directory = (len && path[len - 1] == '/') || (stat(path, &st) == 0 && S_ISDIR(st.st_mode));
-    int n = snprintf(o->state, sizeof o->state, "%s%s", path, directory ? "/state.db" : "");
-    if (n <= 0 || (size_t)n >= sizeof o->state - sizeof ".run")
-        return err_say(err, EINVAL, "--state needs a path shorter than %d bytes", PATH_MAX);
-    return 0;
+    if (!*path)
+        return err_say(err, EINVAL, "--state needs a path");
+    return place_state(path, o->state, sizeof o->state - sizeof ".run", err);
 }
 
 static int set_number(unsigned *into, const char *flag, const char *text, unsigned low, unsigned high, struct err *err)

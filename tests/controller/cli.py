@@ -301,6 +301,24 @@ def after_its_death_the_next_one_takes_over(c):
     assert [box['id'] for box in told(c, 'ls', own=True)] == [one]
 
 
+@case(start=False)
+def a_state_is_named_by_its_file_or_by_its_directory(c):
+    """By command line and controller alike, and by what clears up."""
+    os.mkdir(os.path.join(c.dir, 'there'))
+    for named, means in (('there', 'there/state.db'), ('new/', 'new/state.db'), ('my.db', 'my.db'), ('[x]', '[x]')):
+        c.state, file = os.path.join(c.dir, named), os.path.join(c.dir, means)
+        try:
+            forkd(c, 'ls', own=True)
+            assert os.path.isfile(file) and os.path.isdir(file + '.run')
+            assert told(c, 'where', own=True)['controller'] == f'unix:{os.path.dirname(file)}/controller.sock'
+        finally:
+            forkd(c, 'stop', own=True)
+        os.unlink(file)
+        os.makedirs(file + '.run', exist_ok=True)
+        left = [row['path'] for row in told(c, 'cleanup', own=True)]
+        assert file + '.run' in left, left
+
+
 @own
 def a_controller_that_cannot_start_says_why(c):
     with open(c.state, 'w', encoding='utf-8') as file:

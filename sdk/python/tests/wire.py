@@ -12,6 +12,7 @@ import urllib.error
 
 import forkd
 from faces import FACES, raised
+from forkd.address import own_socket
 from harness import Skip, case, main
 
 CREATED = b'HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}'
@@ -237,6 +238,22 @@ def nobody_there_is_told_with_the_url_and_what_to_do(c):
                 assert isinstance(error, urllib.error.URLError) and isinstance(error, OSError)
                 assert url in str(error) and 'no controller listens there' in str(error), error
                 assert f'unix:{c.dir}/controller.sock' in str(error) and 'FORKD_URL' in str(error), error
+    finally:
+        del os.environ['FORKD_STATE']
+
+
+@case(start=False)
+def the_socket_of_ones_own_lies_beside_the_state(c):
+    os.mkdir(os.path.join(c.dir, 'there'))
+    for name in ('controller.sock', 'there/controller.sock'):
+        open(os.path.join(c.dir, name), 'w', encoding='utf-8').close()
+    try:
+        for named, socket_name in (('there', 'there/'), ('there/', 'there/'), ('there/my.db', 'there/'), ('my.db', ''),
+                                   ('none/', None)):
+            os.environ['FORKD_STATE'] = os.path.join(c.dir, named)
+            wanted = None if socket_name is None else os.path.join(c.dir, socket_name + 'controller.sock')
+            found = own_socket()
+            assert found == wanted or os.path.samefile(found, wanted), (named, found)
     finally:
         del os.environ['FORKD_STATE']
 

@@ -47,7 +47,9 @@ export async function shortPath(socket: string): Promise<{ path: string; directo
 export function ownSocket(): string | undefined {
   const { FORKD_STATE: state, XDG_STATE_HOME: xdg } = process.env;
   let directory: string;
-  if (state) directory = statSync(state, { throwIfNoEntry: false })?.isDirectory() ? state : path.dirname(state);
+  // It names the state's file, or the directory that it is in: one that ends in a slash need not be there yet.
+  const isDirectory = state?.endsWith("/") || (state && statSync(state, { throwIfNoEntry: false })?.isDirectory());
+  if (state) directory = isDirectory ? state : path.dirname(state);
   else if (process.geteuid?.() === 0) directory = "/var/lib/forkd/private";
   else directory = path.join(xdg || path.join(homedir(), ".local/state"), "forkd");
   const socket = path.join(directory, "controller.sock");

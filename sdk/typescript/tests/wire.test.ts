@@ -229,6 +229,21 @@ test("nobody there is told with the URL and what to do", () =>
     }
   }));
 
+test("the socket of one's own lies beside the state", () =>
+  within(async (directory) => {
+    const controller = new Controller({ baseUrl: `unix:${directory}/none` });
+    writeFileSync(path.join(directory, "controller.sock"), "");
+    try {
+      for (const [named, found] of [["", true], ["my.db", true], ["none/", false], ["none/my.db", false]] as const) {
+        process.env.FORKD_STATE = path.join(directory, named);
+        const { message } = await rejected(forkd.Unreachable, controller.listSandboxes());
+        assert.equal(message.includes("controller.sock (FORKD_URL"), found, `${named}: ${message}`);
+      }
+    } finally {
+      delete process.env.FORKD_STATE;
+    }
+  }));
+
 test("URLs are read as written or refused", () => {
   assert.equal(new Controller({ baseUrl: "http://10.0.0.1/" }).baseUrl, "http://10.0.0.1");
   assert.equal(new Controller({ baseUrl: "unix:///run/forkd.sock" }).baseUrl, "unix:///run/forkd.sock");
