@@ -41,15 +41,21 @@ static void check_image(struct finding *f, const struct args *args)
     json_decref(images);
 }
 
+static const char mend_service[] = "systemctl start forkd-controller, or let FORKD_URL name the one that runs";
+static const char mend_private[] =
+    "kill -9 of the process that the file pid in its state's .run directory names; sandboxes live on";
+
 static void told_by(struct client *client, struct finding *f)
 {
     json_t *answer = NULL;
     struct err err;
     if (client_call(client, "GET", "/version", NULL, &answer, &err) < 0) {
         bool refused = !strncmp(err.text, "HTTP 401", 8) || !strncmp(err.text, "HTTP 403", 8);
-        found(f, refused ? PASS : FAIL,
-              refused ? "" : "systemctl start forkd-controller, or let FORKD_URL name the one that runs",
-              refused ? "runs" : "does not answer: %.400s", err.text);
+        if (refused)
+            found(f, PASS, "", "runs");
+        else
+            found(f, FAIL, client_is_private(client) ? mend_private : mend_service, "does not answer: %.400s",
+                  err.text);
         return;
     }
     const char *version = json_text(answer, "version");
@@ -74,8 +80,7 @@ static void check_controller(struct finding *f, const struct args *args)
         told_by(client, f);
         client_close(client);
     } else if (url && *url) {
-        found(f, FAIL, "systemctl start forkd-controller, or let FORKD_URL name the one that runs",
-              "cannot be asked: %s", err.text);
+        found(f, FAIL, mend_service, "cannot be asked: %s", err.text);
     } else if (program_find("forkd-controller", path, sizeof path, &err) == 0) {
         found(f, PASS, "", "does not run; the first command that needs it starts %.400s", path);
     } else {

@@ -127,7 +127,7 @@ static void rows_print(const struct row *rows, size_t count, size_t most)
         cpu += rows[i].cpu_percent > 0 ? rows[i].cpu_percent : 0;
         own += rows[i].own_kib > 0 ? (double)rows[i].own_kib / 1024 : 0;
     }
-    printf("%zu sandboxes, %.1f %% of a CPU, %.1f MiB of their own%s\n\n", count, cpu, own,
+    printf("%zu sandbox%s, %.1f %% of a CPU, %.1f MiB of their own%s\n\n", count, count == 1 ? "" : "es", cpu, own,
            most < count ? "; not all are shown" : "");
     struct table *table = table_new(headings);
     for (size_t i = 0; i < count && i < most; i++) {

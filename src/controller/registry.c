@@ -192,10 +192,20 @@ static int prepare(struct registry *r, struct err *err)
     return 0;
 }
 
+/* Its owner's alone, whatever the umask: the secrets by which VMMs know their controller are in it. The journal beside
+ * it gets the file's own mode. */
+static int file_make(const char *path, struct err *err)
+{
+    own_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    return fd < 0 ? err_set(err, errno, "open the state file %s", path) : 0;
+}
+
 int registry_open(const char *path, struct registry **registry, struct err *err)
 {
     bool fresh;
     int rc = refuse_strangers(path, &fresh, err);
+    if (rc == 0)
+        rc = file_make(path, err);
     if (rc < 0)
         return rc;
     struct registry *r = calloc(1, sizeof *r);

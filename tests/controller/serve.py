@@ -39,6 +39,14 @@ def a_directory_as_state_means_a_file_in_it(c):
 
 
 @case()
+def the_state_file_is_its_owners_alone(c):
+    """It holds the secrets by which VMMs know their controller."""
+    c.snapshot()
+    for name in (c.state, c.state + '-wal'):
+        assert os.stat(name).st_mode & 0o777 == 0o600, name
+
+
+@case()
 def two_controllers_on_one_state_refuse(c):
     other = os.path.join(c.dir, 'other')
     refuses(c, '--bind', 'unix:' + other, words='another forkd-controller is running on this state')
