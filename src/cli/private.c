@@ -1,7 +1,6 @@
 /* private.c: see private.h. */
 #include "cli/private.h"
 
-#include "base/io.h"
 #include "base/own.h"
 #include "proto/places.h"
 
@@ -82,13 +81,21 @@ static int lock_take(const struct place *p, struct err *err)
     return steal_fd(&fd);
 }
 
-static bool listens(const struct place *p)
+/* A connection to it; -1: nobody listens. */
+static int reach(const struct place *p)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     own_fd int dirfd = open(p->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
     own_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     snprintf(addr.sun_path, sizeof addr.sun_path, "/proc/self/fd/%d/controller.sock", dirfd);
-    return dirfd >= 0 && fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0;
+    bool reached = dirfd >= 0 && fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof addr) == 0;
+    return reached ? steal_fd(&fd) : -1;
+}
+
+static bool listens(const struct place *p)
+{
+    own_fd int fd = reach(p);
+    return fd >= 0;
 }
 
 int program_find(const char *name, char *path, size_t cap, struct err *err)
@@ -182,26 +189,34 @@ int private_start(struct err *err)
     return listens(&p) ? 0 : start_locked(&p, err);
 }
 
+/* Whoever called listen(2) (unix(7), SO_PEERCRED): one that answers, and no number that somebody wrote down. */
+static int process_of(int connection, struct err *err)
+{
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+        return err_set(err, errno, "ask who the controller is");
+    int pidfd = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+    return pidfd < 0 ? err_set(err, errno, "find the controller's process") : pidfd;
+}
+
 int private_stop(bool everything, struct err *err)
 {
     struct place p;
-    char path[PATH_MAX + 32], text[32];
     int rc = place_find(&p, err);
     if (rc < 0 || !listens(&p))
         return rc;
-    own_fd int lock = lock_take(&p, err);
+    own_fd int lock = lock_take(&p, err), connection = lock < 0 ? -1 : reach(&p);
     if (lock < 0)
         return lock;
-    snprintf(path, sizeof path, "%s.run/pid", p.state);
-    if (access(path, F_OK) < 0 && errno == ENOENT)
-        return 0; /* it ends already */
-    if (io_read_text(AT_FDCWD, path, text, sizeof text, err) < 0)
-        return -err->code;
-    own_fd int pidfd = (int)syscall(SYS_pidfd_open, atoi(text), 0);
+    if (connection < 0)
+        return 0; /* it ended meanwhile */
+    own_fd int pidfd = process_of(connection, err);
     if (pidfd < 0)
-        return errno == ESRCH ? 0 : err_set(err, errno, "find the controller's process");
+        return err->code == ESRCH ? 0 : pidfd;
     if (syscall(SYS_pidfd_send_signal, pidfd, everything ? SIGUSR1 : SIGTERM, NULL, 0) < 0 && errno != ESRCH)
         return err_set(err, errno, "end the controller");
+    fd_close(&connection); /* it waits for no request of ours */
     struct pollfd end = {.fd = pidfd, .events = POLLIN};
     return poll(&end, 1, STOP_MS) > 0 ? 0 : err_say(err, ETIMEDOUT, "the controller does not end; see its log");
 }

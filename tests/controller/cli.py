@@ -320,6 +320,20 @@ def a_state_is_named_by_its_file_or_by_its_directory(c):
 
 
 @own
+def stop_ends_who_listens_and_no_process_that_is_written_down(c):
+    forkd(c, 'ls', own=True)
+    bystander = subprocess.Popen(['sleep', '1000'])
+    try:
+        with open(c.state + '.run/pid', 'w', encoding='utf-8') as file:
+            file.write(f'{bystander.pid}\n')
+        forkd(c, 'stop', own=True)
+        assert bystander.poll() is None and own_controllers(c) == []
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@own
 def a_controller_that_cannot_start_says_why(c):
     with open(c.state, 'w', encoding='utf-8') as file:
         file.write('{}' * 20)
