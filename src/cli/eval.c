@@ -7,7 +7,8 @@
 static void print(FILE *to, const json_t *answer, const char *name)
 {
     const json_t *text = json_object_get(answer, name);
-    fwrite(json_string_value(text), 1, json_string_length(text), to);
+    if (json_is_string(text))
+        fwrite(json_string_value(text), 1, json_string_length(text), to);
 }
 
 /* A repr has no line end of its own, a traceback has one. */

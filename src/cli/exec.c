@@ -42,7 +42,8 @@ static int env_set(json_t *body, const struct arg_texts *env)
 static void print(FILE *to, const json_t *answer, const char *name)
 {
     const json_t *text = json_object_get(answer, name);
-    fwrite(json_string_value(text), 1, json_string_length(text), to);
+    if (json_is_string(text))
+        fwrite(json_string_value(text), 1, json_string_length(text), to);
 }
 
 static int call(const struct args *args, json_t *body)
