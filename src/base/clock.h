@@ -26,6 +26,15 @@ static inline uint64_t clock_realtime_ns(void)
     return clock_read(CLOCK_REALTIME);
 }
 
+/* `secs` from now, as a timed wait by the monotonic clock takes it. */
+static inline struct timespec clock_secs_from_now(unsigned secs)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += secs;
+    return t;
+}
+
 /* Milliseconds from now to a monotonic deadline, rounded up, for poll(2): never negative, 0 when it passed. */
 static inline int clock_ms_until(uint64_t deadline_ns)
 {

@@ -15,6 +15,9 @@ enum { EXIT_ERROR = 1, EXIT_USAGE = 2 };
 int verb_fail(const struct err *err);
 /* The same for a wrong usage. */
 int verb_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Has the controller do the same to each of what the command line names: METHOD on `path`, in which * stands for it.
+ * Prints `before` and `after` around each that it was done to; with --json their list. Returns the exit status. */
+int verb_each(const struct args *args, const char *method, const char *path, const char *before, const char *after);
 /* Prints compact JSON and a newline, takes the reference; returns 0. */
 int verb_json(json_t *json);
 

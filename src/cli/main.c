@@ -71,6 +71,29 @@ int verb_json(json_t *json)
     return 0;
 }
 
+int verb_each(const struct args *args, const char *method, const char *path, const char *before, const char *after)
+{
+    struct err err;
+    struct client *client;
+    int status = 0;
+    if (client_open(args, &client, &err) < 0)
+        return verb_fail(&err);
+    json_t *done = json_array();
+    for (int i = 0; i < args->count; i++) {
+        if (client_call_named(client, method, path, args->rest[i], NULL, NULL, &err) < 0)
+            status = verb_fail(&err);
+        else if (args->json)
+            json_array_append_new(done, json_string(args->rest[i]));
+        else
+            printf("%s%s%s\n", before, args->rest[i], after);
+    }
+    client_close(client);
+    if (args->json)
+        verb_json(json_incref(done));
+    json_decref(done);
+    return status;
+}
+
 static int verb_run(const struct verb *verb, int argc, char **argv)
 {
     struct args args = {.verb = verb};

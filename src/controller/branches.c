@@ -165,10 +165,8 @@ static void line_release(struct controller *c, struct line *line)
 /* The source hung up on the new template. Why, the monitor hears. */
 static int explain_source(struct controller *c, struct sandbox *b, struct err *err)
 {
-    struct timespec until;
+    const struct timespec until = clock_secs_from_now(REFUSAL_SECS);
     int late = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += REFUSAL_SECS;
     pthread_mutex_lock(&c->fleet.lock);
     while (!*b->stream_refusal && b->state == SANDBOX_RUNNING && !late)
         late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);

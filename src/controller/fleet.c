@@ -1,6 +1,7 @@
 /* fleet.c: see fleet.h. */
 #include "controller/fleet.h"
 
+#include "base/clock.h"
 #include "base/own.h"
 
 #include <string.h>
@@ -203,10 +204,8 @@ bool fleet_sandbox_end(struct fleet *fleet, struct sandbox *b)
 
 bool fleet_await_empty(struct fleet *fleet, unsigned secs)
 {
-    struct timespec until;
+    const struct timespec until = clock_secs_from_now(secs);
     int late = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += secs;
     pthread_mutex_lock(&fleet->lock);
     while ((fleet->sandboxes || !list_empty(&fleet->snapshots)) && !late)
         late = pthread_cond_timedwait(&fleet->changed, &fleet->lock, &until);

@@ -436,10 +436,8 @@ void http_sweep(struct http *h)
 
 unsigned http_drain(struct http *h, unsigned secs)
 {
-    struct timespec until;
+    const struct timespec until = clock_secs_from_now(secs);
     int late = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += secs;
     atomic_store(&h->draining, true);
     int listening = MHD_quiesce_daemon(h->daemon);
     if (listening >= 0)

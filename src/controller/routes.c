@@ -226,14 +226,59 @@ static void sandbox_delete(struct controller *c, const struct call *call, struct
     reply_done(reply, rc, &err);
 }
 
-/* What ping, exec and eval end with: the answer, or the reason; a guest that stalled meanwhile is one. */
-static void reply_answer(struct controller *c, struct sandbox *b, struct reply *reply, int rc, json_t *answer,
-                         struct err *err)
+/* What a guest is asked; its answer, or -REFUSED_BAD where the body is at fault. */
+typedef int ask_fn(struct controller *c, const struct sandbox *b, const struct call *call, json_t **answer,
+                   struct err *err);
+
+static int ask_ping(struct controller *c, const struct sandbox *b, const struct call *call, json_t **answer,
+                    struct err *err)
 {
-    if (rc < 0 && sandbox_check_runs(c, b, err) < 0)
+    int rc = sandbox_check_runs(c, b, err);
+    return rc < 0 ? rc : agent_ping(&c->run, b->vmm.id, answer, err);
+}
+
+static int ask_exec(struct controller *c, const struct sandbox *b, const struct call *call, json_t **answer,
+                    struct err *err)
+{
+    struct rest_exec rq;
+    if (rest_parse_exec(call->body, call->len, &rq, err) < 0)
+        return -REFUSED_BAD;
+    int rc = sandbox_check_runs(c, b, err);
+    if (rc == 0)
+        rc = agent_exec(&c->run, b->vmm.id, &rq, answer, err);
+    rest_exec_free(&rq);
+    return rc;
+}
+
+static int ask_eval(struct controller *c, const struct sandbox *b, const struct call *call, json_t **answer,
+                    struct err *err)
+{
+    struct rest_eval rq;
+    if (rest_parse_eval(call->body, call->len, &rq, err) < 0)
+        return -REFUSED_BAD;
+    int rc = sandbox_check_runs(c, b, err);
+    if (rc == 0)
+        rc = agent_eval(&c->run, b->vmm.id, &rq, answer, err);
+    rest_eval_free(&rq);
+    return rc;
+}
+
+static void sandbox_ask(struct controller *c, const struct call *call, struct reply *reply, ask_fn *ask)
+{
+    struct err err;
+    json_t *answer = NULL;
+    struct sandbox *b = sandbox_named(c, call, reply);
+    if (!b)
+        return;
+    uint64_t began = clock_monotonic_ns();
+    int rc = ask(c, b, call, &answer, &err);
+    if (rc == 0 && ask != ask_ping)
+        metrics_observe(METRIC_EXEC, clock_monotonic_ns() - began);
+    /* A guest that stalled meanwhile is why it does not answer. */
+    if (rc < 0 && rc != -REFUSED_BAD && sandbox_check_runs(c, b, &err) < 0)
         rc = -REFUSED_CONFLICT;
     if (rc < 0)
-        reply_failed(reply, rc, 502, err);
+        reply_failed(reply, rc, 502, &err);
     else
         reply_json(reply, 200, answer);
     sandbox_unref(&c->fleet, b);
@@ -241,61 +286,17 @@ static void reply_answer(struct controller *c, struct sandbox *b, struct reply *
 
 static void sandbox_ping(struct controller *c, const struct call *call, struct reply *reply)
 {
-    struct err err;
-    json_t *answer = NULL;
-    struct sandbox *b = sandbox_named(c, call, reply);
-    if (!b)
-        return;
-    int rc = sandbox_check_runs(c, b, &err);
-    if (rc == 0)
-        rc = agent_ping(&c->run, b->vmm.id, &answer, &err);
-    reply_answer(c, b, reply, rc, answer, &err);
+    sandbox_ask(c, call, reply, ask_ping);
 }
 
 static void sandbox_exec(struct controller *c, const struct call *call, struct reply *reply)
 {
-    struct err err;
-    struct rest_exec rq;
-    json_t *answer = NULL;
-    struct sandbox *b = sandbox_named(c, call, reply);
-    if (!b)
-        return;
-    if (rest_parse_exec(call->body, call->len, &rq, &err) < 0) {
-        reply_error(reply, 400, err.text);
-        sandbox_unref(&c->fleet, b);
-        return;
-    }
-    uint64_t began = clock_monotonic_ns();
-    int rc = sandbox_check_runs(c, b, &err);
-    if (rc == 0)
-        rc = agent_exec(&c->run, b->vmm.id, &rq, &answer, &err);
-    if (rc == 0)
-        metrics_observe(METRIC_EXEC, clock_monotonic_ns() - began);
-    rest_exec_free(&rq);
-    reply_answer(c, b, reply, rc, answer, &err);
+    sandbox_ask(c, call, reply, ask_exec);
 }
 
 static void sandbox_eval(struct controller *c, const struct call *call, struct reply *reply)
 {
-    struct err err;
-    struct rest_eval rq;
-    json_t *answer = NULL;
-    struct sandbox *b = sandbox_named(c, call, reply);
-    if (!b)
-        return;
-    if (rest_parse_eval(call->body, call->len, &rq, &err) < 0) {
-        reply_error(reply, 400, err.text);
-        sandbox_unref(&c->fleet, b);
-        return;
-    }
-    uint64_t began = clock_monotonic_ns();
-    int rc = sandbox_check_runs(c, b, &err);
-    if (rc == 0)
-        rc = agent_eval(&c->run, b->vmm.id, &rq, &answer, &err);
-    if (rc == 0)
-        metrics_observe(METRIC_EXEC, clock_monotonic_ns() - began);
-    rest_eval_free(&rq);
-    reply_answer(c, b, reply, rc, answer, &err);
+    sandbox_ask(c, call, reply, ask_eval);
 }
 
 static void sandbox_post_resume(struct controller *c, const struct call *call, struct reply *reply)

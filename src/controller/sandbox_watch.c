@@ -1,6 +1,7 @@
 /* sandbox_watch.c: see sandbox_watch.h. */
 #include "controller/sandbox_watch.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "controller/leaf.h"
 #include "controller/refusal.h"
@@ -40,15 +41,13 @@ static int resume_send(struct controller *c, struct sandbox *b, struct err *err)
 
 int sandbox_resume(struct controller *c, struct sandbox *b, struct err *err)
 {
-    struct timespec until;
     int late = 0;
     if (sandbox_check_runs(c, b, NULL) == 0)
         return err_say(err, REFUSED_CONFLICT, "sandbox %s is not stalled", b->vmm.id);
     int rc = resume_send(c, b, err);
     if (rc < 0)
         return rc;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += RESUME_SECS;
+    const struct timespec until = clock_secs_from_now(RESUME_SECS);
     pthread_mutex_lock(&c->fleet.lock);
     while (b->resuming && b->state == SANDBOX_RUNNING && !late)
         late = pthread_cond_timedwait(&c->fleet.changed, &c->fleet.lock, &until);

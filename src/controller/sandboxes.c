@@ -379,10 +379,8 @@ int sandboxes_spawn(struct controller *c, const struct rest_spawn *rq, const cha
 /* Whether it is GONE in time. */
 static bool await_end(struct fleet *fleet, const struct sandbox *b)
 {
-    struct timespec until;
+    const struct timespec until = clock_secs_from_now(GONE_SECS);
     int late = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += GONE_SECS;
     pthread_mutex_lock(&fleet->lock);
     while (b->state != SANDBOX_GONE && !late)
         late = pthread_cond_timedwait(&fleet->changed, &fleet->lock, &until);

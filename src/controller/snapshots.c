@@ -299,9 +299,7 @@ int snapshot_compact(struct controller *c, const char *tag, const char *to, stru
 
 static int await_gone(struct controller *c, struct snapshot *s, struct err *err)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += GONE_SECS;
+    const struct timespec until = clock_secs_from_now(GONE_SECS);
     int late = 0;
     pthread_mutex_lock(&c->fleet.lock);
     while (s->state != SNAPSHOT_GONE && !late)

@@ -1,6 +1,7 @@
 /* templates.c: see templates.h. */
 #include "controller/templates.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "controller/leaf.h"
 #include "controller/refusal.h"
@@ -134,9 +135,7 @@ void snapshot_watch(struct controller *c, struct snapshot *s)
 
 void snapshot_await_burial(struct controller *c, struct snapshot *s, pid_t dead)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += BURIAL_SECS;
+    const struct timespec until = clock_secs_from_now(BURIAL_SECS);
     int late = 0;
     pthread_mutex_lock(&c->fleet.lock);
     while (dead && s->template.pid == dead && !late)

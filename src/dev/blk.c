@@ -499,20 +499,6 @@ static void blk_resume(struct virtio_dev *dev)
 static const struct virtio_kind blk_kind = {
     .name = "blk",
     .id = BLK_ID,
-    .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_DISCARD | F_WRITE_ZEROES,
-    .queues = 1,
-    .config = blk_config,
-    .notify = blk_notify,
-    .reset = blk_reset,
-    .save = blk_save,
-    .load = blk_load,
-    .resume = blk_resume,
-};
-
-static const struct virtio_kind blk_kind_read_only = {
-    .name = "blk",
-    .id = BLK_ID,
-    .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_RO,
     .queues = 1,
     .config = blk_config,
     .notify = blk_notify,
@@ -529,7 +515,8 @@ void blk_init(struct blk *blk, struct gmem *gmem, uint64_t bytes, bool read_only
                         .id = "forkd",
                         .done_fd = -1,
                         .done.fd = -1};
-    virtio_init(&blk->virtio, read_only ? &blk_kind_read_only : &blk_kind, gmem);
+    virtio_init(&blk->virtio, &blk_kind, gmem);
+    blk->virtio.features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES);
 }
 
 int blk_attach(struct blk *blk, struct loop *loop, const struct blk_backend *backend, struct err *err)

@@ -63,7 +63,7 @@ bool virtio_is_running(const struct virtio_dev *dev)
 
 static uint64_t features_offered(const struct virtio_dev *dev)
 {
-    return dev->kind->features | F_VERSION_1;
+    return dev->features | F_VERSION_1;
 }
 
 static void raise_interrupt(struct virtio_dev *dev, uint32_t cause)

@@ -35,8 +35,7 @@ struct virtio_dev;
 
 struct virtio_kind {
     const char *name;
-    uint32_t id;       /* virtio device ID */
-    uint64_t features; /* offered besides VIRTIO_F_VERSION_1 */
+    uint32_t id; /* virtio device ID */
     unsigned queues;
     /* Reads `len` bytes of device configuration at `at`, at most 8 (beyond the end: zeros). */
     void (*config)(struct virtio_dev *dev, uint32_t at, void *into, uint32_t len);
@@ -54,6 +53,7 @@ struct virtio_kind {
 
 struct virtio_dev {
     const struct virtio_kind *kind;
+    uint64_t features; /* offered besides VIRTIO_F_VERSION_1 */
     struct gmem *gmem;
     void (*raise)(struct virtio_dev *dev); /* makes an edge on the device's interrupt line */
     void (*wake)(struct virtio_dev *dev);  /* has the loop call virtio_serve(); from a vCPU thread */
@@ -68,7 +68,8 @@ struct virtio_dev {
     uint32_t breaks;   /* times the guest lied, so that it cannot fill the log */
 };
 
-/* `kind` and `gmem` stay valid for the device's life; raise, wake, lock and owner are set by the machine after. */
+/* `kind` and `gmem` stay valid for the device's life; features are set by the device after, where it has any; raise,
+ * wake, lock and owner by the machine. */
 void virtio_init(struct virtio_dev *dev, const struct virtio_kind *kind, struct gmem *gmem);
 
 /* Register accesses of the guest: 1, 2, 4 or 8 bytes at `at` of the device's window. Wrong widths and unknown

@@ -12,25 +12,24 @@
 _Static_assert(sizeof "/proc/self/fd/2147483647/" + SOCKDIR_NAME_MAX <= sizeof((struct sockaddr_un *)0)->sun_path,
                "any name fits behind any descriptor");
 
-static int address_of(int dirfd, const char *name, struct sockaddr_un *address, struct err *err)
+/* A socket, and the address it is to have or to find. */
+static int socket_for(int dirfd, const char *name, int type, struct sockaddr_un *address, struct err *err)
 {
     if (!*name || strlen(name) > SOCKDIR_NAME_MAX || strchr(name, '/'))
         return err_say(err, EINVAL, "'%s' is no name for a socket: 1 to %d bytes without a slash", name,
                        SOCKDIR_NAME_MAX);
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
     snprintf(address->sun_path, sizeof address->sun_path, "/proc/self/fd/%d/%s", dirfd, name);
-    return 0;
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    return fd < 0 ? err_set(err, errno, "socket") : fd;
 }
 
 int sockdir_listen(int dirfd, const char *name, int type, int backlog, struct err *err)
 {
     struct sockaddr_un address;
-    int rc = address_of(dirfd, name, &address, err);
-    if (rc < 0)
-        return rc;
-    own_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    own_fd int fd = socket_for(dirfd, name, type, &address, err);
     if (fd < 0)
-        return err_set(err, errno, "socket");
+        return fd;
     /* The file takes its mode from the socket's, so it is never open to others, not even for a moment. */
     if (fchmod(fd, 0600) < 0)
         return err_set(err, errno, "fchmod of socket %s", name);
@@ -53,13 +52,10 @@ static int set_patience(int fd, unsigned ms, struct err *err)
 int sockdir_connect(int dirfd, const char *name, int type, unsigned wait_ms, struct err *err)
 {
     struct sockaddr_un address;
-    int rc = address_of(dirfd, name, &address, err);
-    if (rc < 0)
-        return rc;
-    own_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    own_fd int fd = socket_for(dirfd, name, type, &address, err);
     if (fd < 0)
-        return err_set(err, errno, "socket");
-    rc = set_patience(fd, wait_ms, err);
+        return fd;
+    int rc = set_patience(fd, wait_ms, err);
     if (rc < 0)
         return rc;
     do
