@@ -147,7 +147,7 @@ def a_branch_with_many_pages_and_many_forks_settles_and_stays_what_it_was(c):
     early = c.fork(31, 'many')[0]['id']
     later = c.fork(2, 'many')[0]['id']
     until(lambda: snapshot(c, 'many')['memory_image_kib'] >= 48 << 10, 'it has an image of its own')
-    assert 'snapshot many is settled' in c.read_log()
+    until(lambda: 'snapshot many is settled' in c.read_log(), 'the log says so')
     for child in (early, later, c.fork(1, 'many')[0]['id']):
         check(c, child, 3, '48m')
     # It is a source's last template as before, and a base of branches.
